@@ -1,0 +1,1 @@
+//! Calibration data: sources, chat templates, tokens, batches, intermediates cache.

@@ -1,0 +1,1 @@
+//! A Hugging Face model directory on disk: distrustful reader, atomic resumable writer.

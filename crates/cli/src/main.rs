@@ -1,0 +1,3 @@
+//! The `llmcompressor` command.
+
+fn main() {}

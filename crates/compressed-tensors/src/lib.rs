@@ -1,0 +1,10 @@
+//! The compressed-tensors checkpoint format: schemes, arithmetic, codecs and `quantization_config`.
+
+pub mod args;
+mod array;
+mod dtype;
+mod error;
+
+pub use array::{Array, ModuleTensors};
+pub use dtype::DType;
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,1 @@
+//! Values, traces, graphs, partitions and interpreters.

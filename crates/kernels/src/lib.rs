@@ -1,0 +1,1 @@
+//! CPU kernels on slices, each with its plain reference loop.

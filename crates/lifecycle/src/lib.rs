@@ -1,0 +1,1 @@
+//! Events, state, modifier contract, lifecycle, session, recipes and metrics.

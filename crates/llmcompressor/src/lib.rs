@@ -1,0 +1,1 @@
+//! Compress Hugging Face checkpoints for serving: quantization, pruning, transforms.

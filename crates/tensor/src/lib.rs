@@ -1,0 +1,1 @@
+//! Tensors with budgeted storage and the fused operations models need.
