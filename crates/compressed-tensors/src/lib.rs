@@ -4,6 +4,8 @@ pub mod args;
 mod array;
 mod dtype;
 mod error;
+pub mod numbers;
+pub mod packing;
 
 pub use array::{Array, ModuleTensors};
 pub use dtype::DType;
