@@ -26,6 +26,24 @@ pub enum ErrorKind {
         /// What is accepted.
         expected: String,
     },
+    /// A field that the schema lacks.
+    #[error("unknown field `{field}`, known are {}", known.join(", "))]
+    UnknownField {
+        /// Name of the field.
+        field: String,
+        /// All fields of that object.
+        known: Vec<String>,
+    },
+    /// Text that is not JSON.
+    #[error("not JSON at line {line}, column {column}: {reason}")]
+    Json {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What the parser says.
+        reason: String,
+    },
     /// A name that is not in a registry.
     #[error("unknown {what} `{name}`, known are {}", known.join(", "))]
     UnknownName {

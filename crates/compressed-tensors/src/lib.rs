@@ -4,9 +4,14 @@ pub mod args;
 mod array;
 mod dtype;
 mod error;
+pub mod format;
 pub mod numbers;
 pub mod packing;
+pub mod presets;
+pub mod scheme;
+mod wire;
 
 pub use array::{Array, ModuleTensors};
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
+pub use wire::Reader;
