@@ -9,6 +9,7 @@ pub mod numbers;
 pub mod packing;
 pub mod presets;
 pub mod scheme;
+pub mod transforms;
 mod wire;
 
 pub use array::{Array, ModuleTensors};
