@@ -1,0 +1,5 @@
+//! Tests of the crate from outside: goldens, fixtures, malformed inputs.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
+mod tokens;
