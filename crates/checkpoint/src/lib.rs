@@ -1,1 +1,17 @@
 //! A Hugging Face model directory on disk: distrustful reader, atomic resumable writer.
+//!
+//! [`Source`] opens a directory and reads tensors by position.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod header;
+mod json;
+mod regular;
+mod shown;
+mod source;
+
+pub use error::{Class, Error, ErrorKind, Place, Result};
+pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
+pub use json::{MAX_CONFIG_BYTES, MAX_DEPTH, MAX_INDEX_BYTES, parse_json, pretty_json, read_json};
+pub use source::{Companion, IndexFacts, Links, Shard, Source, TensorEntry, Treatment};
