@@ -8,6 +8,8 @@ pub mod format;
 pub mod numbers;
 pub mod packing;
 pub mod presets;
+pub mod quantize;
+pub mod scales;
 pub mod scheme;
 pub mod transforms;
 mod wire;

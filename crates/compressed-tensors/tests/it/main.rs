@@ -1,4 +1,8 @@
 //! Checks of this crate against the golden vectors and against its own properties.
 
+mod casts;
+mod golden;
 mod logic;
+mod packing;
 mod transforms;
+mod weights;
