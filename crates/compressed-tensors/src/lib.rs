@@ -4,7 +4,9 @@ pub mod args;
 mod array;
 mod dtype;
 mod error;
+pub mod experts;
 pub mod format;
+pub mod fused;
 pub mod numbers;
 pub mod packing;
 pub mod presets;
@@ -12,6 +14,7 @@ pub mod quantize;
 pub mod scales;
 pub mod scheme;
 pub mod transforms;
+pub mod weight_map;
 mod wire;
 
 pub use array::{Array, ModuleTensors};

@@ -5,4 +5,5 @@ mod golden;
 mod logic;
 mod packing;
 mod transforms;
+mod weight_maps;
 mod weights;
