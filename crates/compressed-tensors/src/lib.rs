@@ -13,7 +13,9 @@ pub mod presets;
 pub mod quantize;
 pub mod scales;
 pub mod scheme;
+pub mod simd;
 pub mod transforms;
+pub mod weight_compressor;
 pub mod weight_map;
 mod wire;
 

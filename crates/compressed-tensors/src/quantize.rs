@@ -222,14 +222,15 @@ pub fn quantize_value(
         }
         Division::F32 => zero_point.map_or(value, |zero_point| value + zero_point),
     };
+    if value.is_nan() {
+        // One NaN for all, since the sign of a computed NaN differs between CPUs.
+        return f32::from_bits(0x7fc0_0000);
+    }
     let value = clamp(value, code.low(), code.high());
     match code {
         Code::Int { .. } => value.round_ties_even(),
         Code::E4M3 => e4m3_to_f32(f32_to_e4m3(value)),
-        Code::E2M1 => {
-            let rounded = e2m1_to_f32(f32_to_e2m1(value));
-            if value.is_nan() { value } else { rounded }
-        }
+        Code::E2M1 => e2m1_to_f32(f32_to_e2m1(value)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Checks of this crate against the golden vectors and against its own properties.
 
 mod casts;
+mod compressor;
 mod golden;
 mod logic;
 mod packing;
