@@ -1,0 +1,9 @@
+//! The framework against its golden cases, one module a golden file.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
+mod events;
+mod hooks;
+mod lifecycle;
+mod modifier_traces;
+mod old_event_lifecycles;
+mod toys;
