@@ -2,28 +2,72 @@
 
 use half::{bf16, f16};
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for half::f16 {}
-}
-
 /// The element type of an [`Element`], as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// f32.
     F32,
+    /// bf16.
     Bf16,
+    /// f16.
     F16,
+}
+
+pub(crate) mod sealed {
+    use super::Kind;
+    use crate::gemm::driver::{self, Update};
+    use crate::{Mat, MatMut, Profile};
+    use half::{bf16, f16};
+
+    /// What only this crate may ask of an element type; closes [`Element`](super::Element).
+    pub trait Sealed: Sized {
+        #[doc(hidden)]
+        const KIND: Kind;
+
+        /// `c += a @ b` in the way of `update`.
+        #[doc(hidden)]
+        fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update);
+
+        /// The slice itself where the type is f32.
+        #[doc(hidden)]
+        fn f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+            None
+        }
+    }
+
+    impl Sealed for f32 {
+        const KIND: Kind = Kind::F32;
+
+        fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
+            driver::multiply_f32(profile, a, b, c, update);
+        }
+
+        fn f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
+            Some(slice)
+        }
+    }
+
+    impl Sealed for bf16 {
+        const KIND: Kind = Kind::Bf16;
+
+        fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
+            driver::multiply_bf16(profile, a, b, c, update);
+        }
+    }
+
+    impl Sealed for f16 {
+        const KIND: Kind = Kind::F16;
+
+        fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
+            driver::multiply_f16(profile, a, b, c, update);
+        }
+    }
 }
 
 /// f32, bf16 or f16; closed to other types.
 ///
 /// Arithmetic is done in f32; [`Element::from_f32`] rounds to nearest, ties to even.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + Default + std::fmt::Debug + PartialEq + 'static {
-    #[doc(hidden)]
-    const KIND: KindToken;
-
     /// The value, exactly.
     fn to_f32(self) -> f32;
 
@@ -31,14 +75,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + Default + std::fmt::Deb
     fn from_f32(x: f32) -> Self;
 }
 
-/// Hides [`Kind`] from other crates.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug)]
-pub struct KindToken(pub(crate) Kind);
-
 impl Element for f32 {
-    const KIND: KindToken = KindToken(Kind::F32);
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -51,22 +88,22 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    const KIND: KindToken = KindToken(Kind::Bf16);
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    /// Free of branches, so that loops over it become vector code; NaN becomes the quiet NaN of its sign.
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
-        Self::from_bits(bf16_bits(x))
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let quiet = (bits >> 16) | 0x40;
+        Self::from_bits((if x.is_nan() { quiet } else { rounded }) as u16)
     }
 }
 
 impl Element for f16 {
-    const KIND: KindToken = KindToken(Kind::F16);
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self.to_f32_const()
@@ -76,15 +113,4 @@ impl Element for f16 {
     fn from_f32(x: f32) -> Self {
         Self::from_f32_const(x)
     }
-}
-
-/// Bits of the nearest bf16, ties to even; NaN becomes the quiet NaN of its sign.
-///
-/// Free of branches, so that loops over it become vector code.
-#[inline(always)]
-pub(crate) fn bf16_bits(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let quiet = (bits >> 16) | 0x40;
-    (if x.is_nan() { quiet } else { rounded }) as u16
 }

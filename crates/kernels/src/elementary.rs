@@ -20,7 +20,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.5;
     let y = (p * (r * r) + r) + 1.0;
     let n = (shifted.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32);
     // Two factors, since 2^n itself may be out of range.
@@ -48,12 +48,12 @@ pub fn erf(x: f32) -> f32 {
     let x = if x > 4.0 { 4.0 } else { x };
     let x = if x < -4.0 { -4.0 } else { x };
     let t = x * x;
-    let p = -2.726_142_2e-10;
+    let p = -2.726_142_4e-10;
     let p = p * t + 2.770_681_4e-8;
     let p = p * t - 2.101_024e-6;
     let p = p * t - 5.692_506_4e-5;
     let p = p * t - 7.349_906_3e-4;
-    let p = p * t - 2.954_599_8e-3;
+    let p = p * t - 2.954_6e-3;
     let p = p * t - 1.609_603_3e-2;
     let q = -1.456_607_2e-5;
     let q = q * t - 2.133_740_5e-4;

@@ -1,5 +1,7 @@
 //! Strided views of matrices, checked once so that kernels need not check again.
 
+use rayon::prelude::*;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// A matrix in a slice: element (i, j) lies at `i * row_stride + j * col_stride`.
@@ -45,6 +47,12 @@ impl<'a, T> Mat<'a, T> {
     /// Number of columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Rows and columns of a part that lies within the matrix.
+    pub(crate) fn sub(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
+        let data = self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or_default();
+        Self { data, rows, cols, ..self }
     }
 
     pub(crate) fn data(&self) -> &'a [T] {
@@ -109,6 +117,34 @@ impl<'a, T> MatMut<'a, T> {
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.data.as_mut_ptr()
+    }
+
+    pub(crate) fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut { data: self.data, ..*self }
+    }
+
+    /// A part that lies within the matrix.
+    pub(crate) fn sub(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> MatMut<'_, T> {
+        let data = self.data.get_mut(row * self.row_stride + col..).unwrap_or_default();
+        MatMut { data, rows, cols, row_stride: self.row_stride }
+    }
+}
+
+impl<T: Send> MatMut<'_, T> {
+    /// The rows, for threads to share.
+    pub(crate) fn par_rows(&mut self) -> impl IndexedParallelIterator<Item = &mut [T]> {
+        let cols = self.cols;
+        // Chunks must not be empty; a matrix without columns has no row worth visiting.
+        let rows = if cols == 0 { 0 } else { self.rows };
+        self.data.par_chunks_mut(self.row_stride.max(1)).take(rows).map(move |row| &mut row[..cols])
+    }
+}
+
+impl<T: crate::Element> MatMut<'_, T> {
+    /// The same matrix where T is f32.
+    pub(crate) fn as_f32(&mut self) -> Option<MatMut<'_, f32>> {
+        let &mut Self { rows, cols, row_stride, .. } = self;
+        T::f32_mut(self.data).map(|data| MatMut { data, rows, cols, row_stride })
     }
 }
 

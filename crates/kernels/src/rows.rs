@@ -1,4 +1,4 @@
-//! Sums over a row in a fixed order, and rows spread over threads.
+//! Sums over a row in a fixed order, and plain loops compiled for each instruction set.
 
 /// Number of partial sums that a row reduction keeps.
 pub(crate) const LANES: usize = 16;
@@ -53,3 +53,89 @@ pub(crate) fn check_rows(place: &'static str, len: usize, width: usize) -> crate
     crate::error::check_len(place, len, &[rows, width])?;
     Ok(rows)
 }
+
+/// Defines a function that runs a plain loop compiled for the profile's instruction set.
+///
+/// The loop is `#[inline(always)]` and neither fuses nor reorders floating-point operations, so that all instances give the same
+/// bits.
+macro_rules! twins {
+    (
+        $(#[$meta:meta])* $vis:vis fn $name:ident $(<$($type:ident),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;
+    ) => {
+        $(#[$meta])*
+        $vis fn $name $(<$($type: $crate::Element),+>)? (profile: $crate::Profile, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                unsafe fn avx2 $(<$($type: $crate::Element),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    $body($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+                unsafe fn avx512 $(<$($type: $crate::Element),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    $body($($arg),*)
+                }
+                match profile.isa() {
+                    // SAFETY: a profile exists only where the processor has its instructions.
+                    $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Portable => {}
+                }
+            }
+            let _ = profile;
+            $body($($arg),*)
+        }
+    };
+}
+
+/// As `twins`, for loops `body::<FUSED>` that fuse multiplication and addition under all profiles but the portable one.
+macro_rules! fused_twins {
+    (
+        $(#[$meta:meta])* $vis:vis fn $name:ident ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;
+    ) => {
+        $(#[$meta])*
+        $vis fn $name(profile: $crate::Profile, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    $body($crate::rows::Fused::<true>, $($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+                unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body($crate::rows::Fused::<true>, $($arg),*)
+                }
+                match profile.isa() {
+                    // SAFETY: a profile exists only where the processor has its instructions.
+                    $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Portable => {}
+                }
+            }
+            let _ = profile;
+            $body($crate::rows::Fused::<false>, $($arg),*)
+        }
+    };
+}
+
+/// Whether multiplication and addition are fused, as a type.
+#[derive(Clone, Copy)]
+pub(crate) struct Fused<const FUSED: bool>;
+
+macro_rules! multiply_add {
+    ($name:ident, $float:ident) => {
+        impl<const FUSED: bool> Fused<FUSED> {
+            /// x * y + sum.
+            #[inline(always)]
+            pub(crate) fn $name(self, x: $float, y: $float, sum: $float) -> $float {
+                if FUSED { x.mul_add(y, sum) } else { sum + x * y }
+            }
+        }
+    };
+}
+
+multiply_add!(f32, f32);
+multiply_add!(f64, f64);
+
+pub(crate) use {fused_twins, twins};

@@ -28,10 +28,11 @@ macro_rules! plain {
             Ok(())
         }
 
-        /// The inverse of a lower triangle, row by row from the top.
+        /// The inverse of a lower triangle, row by row from the top; zeros above the diagonal.
         pub fn $invert(profile: Profile, l: &mut [$float], n: usize) {
             let fused = profile.isa() != Isa::Portable;
             for i in 0..n {
+                l[i * n + i + 1..(i + 1) * n].fill(0.0);
                 let inverse = 1.0 / l[i * n + i];
                 for j in 0..i {
                     // Elements k < j of column j are zero, rows above i hold the inverse already.
@@ -54,13 +55,3 @@ macro_rules! plain {
 
 plain!(f32, factor_f32, invert_lower_f32);
 plain!(f64, factor_f64, invert_lower_f64);
-
-/// The error of a matrix whose order was reversed, with the pivot in the original order.
-pub(crate) fn reversed_pivot(error: Error, n: usize) -> Error {
-    match *error.kind() {
-        ErrorKind::NotPositiveDefinite { pivot, value } => {
-            Error::new(error.place(), ErrorKind::NotPositiveDefinite { pivot: n - 1 - pivot, value })
-        }
-        _ => error,
-    }
-}

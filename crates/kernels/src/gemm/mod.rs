@@ -1,19 +1,36 @@
 //! Matrix products with f32 accumulation.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod driver;
+mod pack;
+mod portable;
 pub mod reference;
+pub(crate) mod tile;
+
+use rayon::prelude::*;
 
 use crate::error::{check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result};
+use driver::Update;
 
-/// Columns of `a` that one partial sum covers; a numerics constant, even on purpose.
+/// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;
+
+/// Most bytes that one call takes beside its arguments: a block of each operand, and of the sums where `y` is not f32.
+pub const SCRATCH_BYTES: usize = 13 << 20;
+
+/// Rows and columns of the sums that are held where `y` is not f32.
+const HELD: (usize, usize) = (2048, 1024);
 
 /// y = a @ b (+ bias): a (M, K), b (K, O), bias (O), y (M, O).
 ///
 /// Each element is the sum, in rising order, of one partial sum per [`PANEL`] of K; within a panel products are added in
-/// rising order of k into an f32 that starts at zero, fused (portable: rounded twice).
+/// rising order of k to an f32 that starts at zero, fused (portable: rounded twice).
 /// Under [`Isa::Avx512Bf16`](crate::Isa::Avx512Bf16) two bf16 operands are multiplied by `vdpbf16ps` (pairs of k, odd one first,
-/// denormals as zero) over panels of twice the length; all other bf16 and f16 operands are widened to f32, exactly.
+/// denormals taken for zero and flushed) over panels of twice the length; all other bf16 and f16 operands are widened to f32.
 /// The bias is added last, then the sum is rounded to the type of `y`.
 /// A row of `y` depends on that row of `a`, on `b` and on K alone.
 /// With K = 0 the result is the bias or zero.
@@ -22,7 +39,7 @@ pub fn matmul<I: Element, O: Element>(
     a: Mat<'_, I>,
     b: Mat<'_, I>,
     bias: Option<&[f32]>,
-    y: MatMut<'_, O>,
+    mut y: MatMut<'_, O>,
 ) -> Result<()> {
     check_extent("gemm: rows of b", b.rows(), a.cols())?;
     check_extent("gemm: rows of y", y.rows(), a.rows())?;
@@ -30,7 +47,29 @@ pub fn matmul<I: Element, O: Element>(
     if let Some(bias) = bias {
         check_len("gemm: bias", bias.len(), &[b.cols()])?;
     }
-    reference::matmul(profile, a, b, bias, y);
+    if let Some(mut y) = y.as_f32() {
+        I::multiply(profile, a, b, y.reborrow(), Update::STORE);
+        if let Some(bias) = bias {
+            y.par_rows().for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+        }
+        return Ok(());
+    }
+    let mut held = vec![0.0f32; a.rows().min(HELD.0) * b.cols().min(HELD.1)];
+    for row in (0..a.rows()).step_by(HELD.0) {
+        let rows = HELD.0.min(a.rows() - row);
+        for col in (0..b.cols()).step_by(HELD.1) {
+            let cols = HELD.1.min(b.cols() - col);
+            let held = &mut held[..rows * cols];
+            let (a, b) = (a.sub(row, rows, 0, a.cols()), b.sub(0, b.rows(), col, cols));
+            I::multiply(profile, a, b, MatMut::new(held, rows, cols)?, Update::STORE);
+            y.sub(row, rows, col, cols).par_rows().zip(held.par_chunks_exact_mut(cols)).for_each(|(y, sums)| {
+                if let Some(bias) = bias {
+                    sums.iter_mut().zip(&bias[col..]).for_each(|(sum, bias)| *sum += bias);
+                }
+                crate::cast::narrow(profile, sums, y);
+            });
+        }
+    }
     Ok(())
 }
 
@@ -44,3 +83,6 @@ pub fn linear<I: Element, O: Element>(
 ) -> Result<()> {
     matmul(profile, x, w.transposed(), bias, y)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

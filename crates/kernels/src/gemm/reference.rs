@@ -16,7 +16,7 @@ pub fn matmul<I: Element, O: Element>(
     let (M, K, O_) = (a.rows(), a.cols(), b.cols());
     for i in 0..M {
         for j in 0..O_ {
-            let dot = dot(profile, I::KIND.0, K, |k| (a.at(i, k).to_f32(), b.at(k, j).to_f32()));
+            let dot = dot(profile, I::KIND, K, |k| (a.at(i, k).to_f32(), b.at(k, j).to_f32()));
             let sum = bias.map_or(dot, |bias| dot + bias[j]);
             y.row_mut(i)[j] = O::from_f32(sum);
         }

@@ -41,7 +41,7 @@ pub fn rope<T: Element>(profile: Profile, plan: &Rope<'_>, x: &mut [T]) -> Resul
         let expected = format!("an even number up to the head's width {head_dim}");
         return Err(Error::new("rope: rotary_dim", ErrorKind::Extent { found: rotary_dim, expected }));
     }
-    let width = heads.checked_mul(head_dim).unwrap_or(usize::MAX);
+    let width = heads.saturating_mul(head_dim);
     let rows = crate::rows::check_rows("rope: x", x.len(), width)?;
     let tokens = plan.cos.len() / (rotary_dim / 2).max(1);
     check_len("rope: cos", plan.cos.len(), &[tokens, rotary_dim / 2])?;

@@ -3,19 +3,22 @@
 pub mod reference;
 
 use crate::error::check_len;
-use crate::{Element, Mat, Profile, Result};
+use crate::gemm::driver::{Region, Update};
+use crate::gemm::tile::Write;
+use crate::{Element, Mat, MatMut, Profile, Result};
 
-/// Tokens that one partial sum covers; a numerics constant.
-///
-/// Calls that split the tokens at multiples of it give the same bits as one call.
-pub const PANEL_TOKENS: usize = 512;
+/// Calls that split the tokens at multiples of this number give the same bits as one call; a numerics constant.
+pub const PANEL_TOKENS: usize = 2 * crate::gemm::PANEL;
 
 /// H += x^T @ x, upper triangle only: x (T, N), h (N, N) row-major, of which elements below the diagonal are left alone.
 ///
-/// Per panel of [`PANEL_TOKENS`] tokens an f32 that starts at zero adds the products in rising order of tokens, as
-/// [`crate::gemm::matmul`] does within a panel, and is added to `h`; panels follow one another in order.
+/// Partial sums over panels of tokens, each as in [`crate::gemm::matmul`] with tokens for k, are added to `h` in order.
 pub fn accumulate<I: Element>(profile: Profile, x: Mat<'_, I>, h: &mut [f32]) -> Result<()> {
     check_len("syrk: h", h.len(), &[x.cols(), x.cols()])?;
-    reference::accumulate(profile, x, h);
+    let update = Update { write: Write::Add, region: Region::Upper, negate: false };
+    I::multiply(profile, x.transposed(), x, MatMut::new(h, x.cols(), x.cols())?, update);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,20 @@
 //! Symmetric rank-k update in plain loops.
 
-use super::PANEL_TOKENS;
-use crate::gemm::reference::dot_panel;
+use crate::gemm::PANEL;
+use crate::gemm::reference::{by_pairs, dot_panel};
 use crate::{Element, Mat, Profile};
 
 /// h += x^T @ x above and on the diagonal; `h` holds N * N elements.
 #[expect(non_snake_case, reason = "shapes are capital letters in reference loops")]
 pub fn accumulate<I: Element>(profile: Profile, x: Mat<'_, I>, h: &mut [f32]) {
     let (T, N) = (x.rows(), x.cols());
-    for start in (0..T).step_by(PANEL_TOKENS) {
-        let end = (start + PANEL_TOKENS).min(T);
+    let panel = if by_pairs(profile, I::KIND) { 2 * PANEL } else { PANEL };
+    for start in (0..T).step_by(panel) {
+        let end = (start + panel).min(T);
         for i in 0..N {
             for j in i..N {
                 let pair = |t: usize| (x.at(start + t, i).to_f32(), x.at(start + t, j).to_f32());
-                h[i * N + j] += dot_panel(profile, I::KIND.0, end - start, pair);
+                h[i * N + j] += dot_panel(profile, I::KIND, end - start, pair);
             }
         }
     }

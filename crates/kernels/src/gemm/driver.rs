@@ -1,0 +1,327 @@
+//! The loops around the inner tile: blocks of k in order, blocks of rows and columns over threads.
+//!
+//! Only the order of k matters to the bits; where rows and columns are cut does not.
+
+use rayon::prelude::*;
+
+use super::PANEL;
+use super::pack::{Pack, Strip};
+use super::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
+use crate::{Mat, MatMut, Profile, bf16, f16};
+
+/// Which elements of a square result are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// All.
+    All,
+    /// Those on the diagonal and above.
+    Upper,
+    /// Those on the diagonal and below.
+    Lower,
+}
+
+/// How a product meets what `c` holds, and which part of it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// What the first panel of k does; later panels add, or continue the chain where the first does.
+    pub write: Write,
+    /// Which elements are written.
+    pub region: Region,
+    /// Whether the product is subtracted.
+    pub negate: bool,
+}
+
+impl Update {
+    /// c = a @ b.
+    pub const STORE: Self = Self { write: Write::Store, region: Region::All, negate: false };
+}
+
+/// Rows of a block: its left operand takes 2 MiB.
+const BLOCK_ROWS: usize = 2048;
+/// Columns of a block: its right operand takes 2 MiB.
+const BLOCK_COLS: usize = 2048;
+/// Products of a call below which it stays on its thread.
+const SERIAL_PRODUCTS: usize = 1 << 19;
+/// Rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
+const TASK_ROWS: usize = 168;
+
+/// f32 operands.
+pub(crate) fn multiply_f32(profile: Profile, a: Mat<'_, f32>, b: Mat<'_, f32>, c: MatMut<'_, f32>, update: Update) {
+    multiply(profile, f32_tile(profile), PANEL, (a, b), c, update);
+}
+
+/// f64 operands and sums.
+pub(crate) fn multiply_f64(profile: Profile, a: Mat<'_, f64>, b: Mat<'_, f64>, c: MatMut<'_, f64>, update: Update) {
+    multiply(profile, f64_tile(profile), PANEL, (a, b), c, update);
+}
+
+/// bf16 operands, f32 sums.
+pub(crate) fn multiply_bf16(profile: Profile, a: Mat<'_, bf16>, b: Mat<'_, bf16>, c: MatMut<'_, f32>, update: Update) {
+    match pair_tile(profile) {
+        Some(tile) => multiply::<bf16, Pair, f32>(profile, tile, 2 * PANEL, (a, b), c, update),
+        None => multiply::<bf16, f32, f32>(profile, f32_tile(profile), PANEL, (a, b), c, update),
+    }
+}
+
+/// f16 operands, f32 sums.
+pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c: MatMut<'_, f32>, update: Update) {
+    multiply::<f16, f32, f32>(profile, f32_tile(profile), PANEL, (a, b), c, update);
+}
+
+/// A packed operand: 64 bytes aligned, panel after panel.
+struct Packed<T> {
+    lines: Vec<Line>,
+    len: usize,
+    element: std::marker::PhantomData<T>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl<T: Copy> Packed<T> {
+    fn zeroed(len: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)], len, element: std::marker::PhantomData }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: the lines hold at least `len` elements, are aligned for T, and T is a number for which zero bytes are valid.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+
+    fn as_slice(&self) -> &[T] {
+        // SAFETY: as in `as_mut_slice`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+/// The result, shared by tasks that write disjoint tiles.
+#[derive(Clone, Copy)]
+struct Shared<C> {
+    start: *mut C,
+    stride: usize,
+}
+
+// SAFETY: tasks write disjoint tiles, and the borrow of the result outlives them.
+unsafe impl<C> Sync for Shared<C> {}
+// SAFETY: as above.
+unsafe impl<C> Send for Shared<C> {}
+
+trait Sum: Copy + Send + Sync + Default + std::ops::Add<Output = Self> + 'static {}
+impl Sum for f32 {}
+impl Sum for f64 {}
+
+trait Operand: Copy + Send + Sync + Default + 'static {
+    fn negated(self) -> Self;
+}
+impl Operand for f32 {
+    fn negated(self) -> Self {
+        -self
+    }
+}
+impl Operand for f64 {
+    fn negated(self) -> Self {
+        -self
+    }
+}
+impl Operand for Pair {
+    fn negated(self) -> Self {
+        Self(self.0 ^ 0x8000_8000)
+    }
+}
+
+fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
+    profile: Profile,
+    tile: Tile<T, C>,
+    panel: usize,
+    (a, b): (Mat<'_, S>, Mat<'_, S>),
+    mut c: MatMut<'_, C>,
+    update: Update,
+) {
+    let (rows, depth, cols) = (a.rows(), a.cols(), b.cols());
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    if depth == 0 {
+        if update.write == Write::Store {
+            (0..rows).for_each(|row| c.row_mut(row).fill(C::default()));
+        }
+        return;
+    }
+    let serial = rayon::current_num_threads() == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
+    let max_steps = S::steps(panel.min(depth));
+    let mut packed_a = Packed::<T>::zeroed(rows.min(BLOCK_ROWS) * max_steps);
+    let mut packed_b = Packed::<T>::zeroed(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
+    let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
+    for col in (0..cols).step_by(BLOCK_COLS) {
+        let n_cols = BLOCK_COLS.min(cols - col);
+        for row in (0..rows).step_by(BLOCK_ROWS) {
+            let n_rows = BLOCK_ROWS.min(rows - row);
+            if !meets(update.region, (row, n_rows), (col, n_cols)) {
+                continue;
+            }
+            for k in (0..depth).step_by(panel) {
+                let k_range = (k, panel.min(depth - k));
+                let steps = S::steps(k_range.1);
+                let block = Block { profile, tile, steps, rows: (row, n_rows), cols: (col, n_cols), serial };
+                block.pack_b(b, k_range, packed_b.as_mut_slice());
+                block.pack_a(a, k_range, update.negate, packed_a.as_mut_slice());
+                let write = if k > 0 && update.write == Write::Store { Write::Add } else { update.write };
+                block.run(packed_a.as_slice(), packed_b.as_slice(), shared, write, update.region);
+            }
+        }
+    }
+}
+
+/// One block of rows, columns and k.
+struct Block<T, C> {
+    profile: Profile,
+    tile: Tile<T, C>,
+    steps: usize,
+    rows: (usize, usize),
+    cols: (usize, usize),
+    serial: bool,
+}
+
+impl<T: Operand, C: Sum> Block<T, C> {
+    fn pack_b<S: Pack<T> + Send + Sync>(&self, b: Mat<'_, S>, k: (usize, usize), to: &mut [T]) {
+        let width = self.tile.width;
+        let pack = |(idx, to): (usize, &mut [T])| {
+            let start = idx * width;
+            let lanes = width.min(self.cols.1 - start);
+            if lanes < width {
+                to.fill(T::default());
+            }
+            S::pack(self.profile, Strip::of_rows(b.transposed(), (self.cols.0 + start, lanes), k), width, to);
+        };
+        let count = self.cols.1.div_ceil(width);
+        let chunk = width * self.steps;
+        let to = &mut to[..count * chunk];
+        if self.serial {
+            to.chunks_exact_mut(chunk).enumerate().for_each(pack);
+        } else {
+            to.par_chunks_exact_mut(chunk).enumerate().with_min_len(4).for_each(pack);
+        }
+    }
+
+    fn pack_a<S: Pack<T> + Send + Sync>(&self, a: Mat<'_, S>, k: (usize, usize), negate: bool, to: &mut [T]) {
+        let pack = |((first, rows), to): ((usize, usize), &mut [T])| {
+            let mut rest = to;
+            for (start, lanes) in panels(rows, self.tile.max_rows) {
+                let (to, after) = rest.split_at_mut(lanes * self.steps);
+                S::pack(self.profile, Strip::of_rows(a, (self.rows.0 + first + start, lanes), k), lanes, to);
+                if negate {
+                    to.iter_mut().for_each(|x| *x = x.negated());
+                }
+                rest = after;
+            }
+        };
+        let to = &mut to[..self.rows.1 * self.steps];
+        let tasks = to.chunks_mut(TASK_ROWS * self.steps).enumerate().map(|(idx, to)| {
+            let first = idx * TASK_ROWS;
+            ((first, TASK_ROWS.min(self.rows.1 - first)), to)
+        });
+        if self.serial {
+            tasks.for_each(pack);
+        } else {
+            tasks.collect::<Vec<_>>().into_par_iter().for_each(pack);
+        }
+    }
+
+    fn run(&self, a: &[T], b: &[T], c: Shared<C>, write: Write, region: Region) {
+        let row_tasks = self.rows.1.div_ceil(TASK_ROWS);
+        let col_panels = self.cols.1.div_ceil(self.tile.width);
+        // Columns are cut further where rows alone do not feed all threads.
+        let wanted = if self.serial { 1 } else { 4 * rayon::current_num_threads() };
+        let col_tasks = wanted.div_ceil(row_tasks).clamp(1, col_panels);
+        let task = |idx: usize| {
+            let (row_task, col_task) = (idx / col_tasks, idx % col_tasks);
+            let first = row_task * TASK_ROWS;
+            let rows = TASK_ROWS.min(self.rows.1 - first);
+            let a = &a[first * self.steps..(first + rows) * self.steps];
+            let cols = col_panels * col_task / col_tasks..col_panels * (col_task + 1) / col_tasks;
+            for panel in cols {
+                let b = &b[panel * self.tile.width * self.steps..][..self.tile.width * self.steps];
+                self.column(a, (first, rows), b, panel * self.tile.width, c, write, region);
+            }
+        };
+        if self.serial {
+            (0..row_tasks * col_tasks).for_each(task);
+        } else {
+            (0..row_tasks * col_tasks).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+
+    /// All tiles of one column panel and one task's rows.
+    #[expect(clippy::too_many_arguments, reason = "the innermost loop, called in one place")]
+    fn column(
+        &self,
+        a: &[T],
+        (first, rows): (usize, usize),
+        b: &[T],
+        col: usize,
+        c: Shared<C>,
+        write: Write,
+        region: Region,
+    ) {
+        let width = self.tile.width;
+        let n_cols = width.min(self.cols.1 - col);
+        let col = self.cols.0 + col;
+        for (start, n_rows) in panels(rows, self.tile.max_rows) {
+            let row = self.rows.0 + first + start;
+            if !meets(region, (row, n_rows), (col, n_cols)) {
+                continue;
+            }
+            let a = &a[start * self.steps..(start + n_rows) * self.steps];
+            let to = c.start.wrapping_add(row * c.stride + col);
+            if n_cols == width && within(region, (row, n_rows), (col, n_cols)) {
+                // SAFETY: `a` and `b` are one panel each; rows and columns lie within the result, and no other task has this tile.
+                unsafe { (self.tile.run)(self.steps, a.as_ptr(), b.as_ptr(), to, c.stride, n_rows, write) };
+                continue;
+            }
+            // A tile at an edge goes through a patch; what is not wanted stays there.
+            let mut patch = [C::default(); MAX_TILE];
+            let wanted = |i: usize, j: usize| match region {
+                Region::All => true,
+                Region::Upper => col + j >= row + i,
+                Region::Lower => col + j <= row + i,
+            };
+            for i in 0..n_rows {
+                for j in 0..n_cols {
+                    // SAFETY: row + i and col + j lie within the result, of which no other task has this tile.
+                    patch[i * width + j] =
+                        if wanted(i, j) { unsafe { *to.wrapping_add(i * c.stride + j) } } else { C::default() };
+                }
+            }
+            // SAFETY: `a` and `b` are one panel each, the patch holds the largest tile of every kernel.
+            unsafe { (self.tile.run)(self.steps, a.as_ptr(), b.as_ptr(), patch.as_mut_ptr(), width, n_rows, write) };
+            for i in 0..n_rows {
+                for j in (0..n_cols).filter(|&j| wanted(i, j)) {
+                    // SAFETY: as above.
+                    unsafe { *to.wrapping_add(i * c.stride + j) = patch[i * width + j] };
+                }
+            }
+        }
+    }
+}
+
+/// Elements of the largest tile of any kernel.
+const MAX_TILE: usize = 14 * 32;
+
+/// Whether any element of a tile is wanted.
+fn meets(region: Region, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> bool {
+    match region {
+        Region::All => true,
+        Region::Upper => col + cols > row,
+        Region::Lower => row + rows > col,
+    }
+}
+
+/// Whether all elements of a tile are wanted.
+fn within(region: Region, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> bool {
+    match region {
+        Region::All => true,
+        Region::Upper => col + 1 >= row + rows,
+        Region::Lower => row + 1 >= col + cols,
+    }
+}

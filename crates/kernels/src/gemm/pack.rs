@@ -1,0 +1,250 @@
+//! Operands in the order in which tiles read them: for each k, the rows (of a) or columns (of b) of one panel together.
+
+use super::tile::Pair;
+use crate::{Element, Isa, Mat, Profile, bf16};
+
+/// A strip of an operand: `lanes` rows of a or columns of b, and a run of k.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a, S> {
+    data: &'a [S],
+    lane_stride: usize,
+    k_stride: usize,
+    lanes: usize,
+    depth: usize,
+}
+
+impl<'a, S: Copy> Strip<'a, S> {
+    /// Rows `rows` and columns `depth` of the left operand.
+    pub(super) fn of_rows(a: Mat<'a, S>, rows: (usize, usize), depth: (usize, usize)) -> Self {
+        let offset = rows.0 * a.row_stride() + depth.0 * a.col_stride();
+        let data = a.data().get(offset..).unwrap_or_default();
+        Self { data, lane_stride: a.row_stride(), k_stride: a.col_stride(), lanes: rows.1, depth: depth.1 }
+    }
+
+    fn at(&self, lane: usize, k: usize) -> S {
+        self.data[lane * self.lane_stride + k * self.k_stride]
+    }
+}
+
+/// An operand type S that can be laid out as elements T of a tile.
+pub(super) trait Pack<T>: Copy {
+    /// Steps that `depth` elements take.
+    fn steps(depth: usize) -> usize;
+
+    /// Fills `to`, `width` elements a step; lanes beyond the strip's are left at zero.
+    fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [T]);
+}
+
+impl Pack<f32> for f32 {
+    fn steps(depth: usize) -> usize {
+        depth
+    }
+
+    fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f32]) {
+        if strip.k_stride == 1 && strip.lanes >= 8 && profile.isa() != Isa::Portable {
+            let words = |lane: usize, k: usize| strip.data[lane * strip.lane_stride + k..].as_ptr().cast::<u32>();
+            return transpose(strip.lanes, strip.depth, words, width, bytes_of(to), |lane, k| {
+                strip.at(lane, k).to_bits()
+            });
+        }
+        plain(strip, width, to);
+    }
+}
+
+impl Pack<f64> for f64 {
+    fn steps(depth: usize) -> usize {
+        depth
+    }
+
+    fn pack(_: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f64]) {
+        plain(strip, width, to);
+    }
+}
+
+/// Lanes and depth of the patch that is widened at a time; it stays in the first cache.
+const PATCH: (usize, usize) = (32, 64);
+
+/// bf16 and f16 go through a small patch of f32.
+fn widen<S: Element>(profile: Profile, strip: Strip<'_, S>, width: usize, to: &mut [f32]) {
+    let mut patch = [0.0f32; PATCH.0 * PATCH.1];
+    for k in (0..strip.depth).step_by(PATCH.1) {
+        let depth = PATCH.1.min(strip.depth - k);
+        for lane in (0..strip.lanes).step_by(PATCH.0) {
+            let lanes = PATCH.0.min(strip.lanes - lane);
+            let along_k = strip.k_stride == 1;
+            let (lines, run) = if along_k { (lanes, depth) } else { (depth, lanes) };
+            let line_stride = if along_k { strip.lane_stride } else { strip.k_stride };
+            for line in 0..lines {
+                let start = lane * strip.lane_stride + k * strip.k_stride + line * line_stride;
+                let to = &mut patch[line * run..(line + 1) * run];
+                if along_k || strip.lane_stride == 1 {
+                    crate::cast::widen(profile, &strip.data[start..start + run], to);
+                } else {
+                    for (to, from) in to.iter_mut().zip(strip.data[start..].iter().step_by(strip.lane_stride)) {
+                        *to = from.to_f32();
+                    }
+                }
+            }
+            let (lane_stride, k_stride) = if along_k { (run, 1) } else { (1, run) };
+            let patch = Strip { data: &patch, lane_stride, k_stride, lanes, depth };
+            f32::pack(profile, patch, width, &mut to[k * width + lane..]);
+        }
+    }
+}
+
+impl Pack<f32> for bf16 {
+    fn steps(depth: usize) -> usize {
+        depth
+    }
+
+    fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f32]) {
+        widen(profile, strip, width, to);
+    }
+}
+
+impl Pack<f32> for crate::f16 {
+    fn steps(depth: usize) -> usize {
+        depth
+    }
+
+    fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f32]) {
+        widen(profile, strip, width, to);
+    }
+}
+
+impl Pack<Pair> for bf16 {
+    fn steps(depth: usize) -> usize {
+        depth.div_ceil(2)
+    }
+
+    fn pack(_: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [Pair]) {
+        let whole = strip.depth / 2;
+        let pair = |lane: usize, step: usize| {
+            u32::from(strip.at(lane, 2 * step).to_bits()) | u32::from(strip.at(lane, 2 * step + 1).to_bits()) << 16
+        };
+        if strip.k_stride == 1 && strip.lanes >= 8 {
+            let words =
+                |lane: usize, step: usize| strip.data[lane * strip.lane_stride + 2 * step..].as_ptr().cast::<u32>();
+            transpose(strip.lanes, whole, words, width, bytes_of(to), pair);
+        } else if strip.lane_stride == 1 {
+            for step in 0..whole {
+                let even = &strip.data[2 * step * strip.k_stride..][..strip.lanes];
+                let odd = &strip.data[(2 * step + 1) * strip.k_stride..][..strip.lanes];
+                for ((to, even), odd) in to[step * width..].iter_mut().zip(even).zip(odd) {
+                    *to = Pair(u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16);
+                }
+            }
+        } else {
+            for step in 0..whole {
+                for lane in 0..strip.lanes {
+                    to[step * width + lane] = Pair(pair(lane, step));
+                }
+            }
+        }
+        if strip.depth % 2 == 1 {
+            for lane in 0..strip.lanes {
+                to[whole * width + lane] = Pair(u32::from(strip.at(lane, strip.depth - 1).to_bits()));
+            }
+        }
+    }
+}
+
+fn plain<S: Copy>(strip: Strip<'_, S>, width: usize, to: &mut [S]) {
+    if strip.lane_stride == 1 {
+        for k in 0..strip.depth {
+            to[k * width..][..strip.lanes].copy_from_slice(&strip.data[k * strip.k_stride..][..strip.lanes]);
+        }
+        return;
+    }
+    for lane in 0..strip.lanes {
+        for k in 0..strip.depth {
+            to[k * width + lane] = strip.at(lane, k);
+        }
+    }
+}
+
+/// The words behind a slice of four-byte elements.
+fn bytes_of<T>(to: &mut [T]) -> &mut [u32] {
+    const { assert!(size_of::<T>() == 4 && align_of::<T>() == 4) };
+    // SAFETY: T is f32 or Pair here: four bytes, aligned as u32, any bits valid.
+    unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) }
+}
+
+/// `to[k * width + lane] = word at (lane, k)` for `lanes >= 8`, in squares of eight.
+///
+/// The last square overlaps the one before it where `lanes` is no multiple of eight.
+#[cfg(target_arch = "x86_64")]
+fn transpose(
+    lanes: usize,
+    depth: usize,
+    words: impl Fn(usize, usize) -> *const u32,
+    width: usize,
+    to: &mut [u32],
+    word: impl Fn(usize, usize) -> u32,
+) {
+    let squares = depth / 8 * 8;
+    let mut lane = 0;
+    while lane < lanes {
+        let first = lane.min(lanes - 8);
+        for k in (0..squares).step_by(8) {
+            let from: [*const u32; 8] = std::array::from_fn(|i| words(first + i, k));
+            let start = k * width + first;
+            let to = &mut to[start..start + 7 * width + 8];
+            // SAFETY: `words` indexed each line's first word, and the squares end within its `depth` words; `to` covers eight
+            // lines; every profile that calls this has AVX2.
+            unsafe { square(from, to.as_mut_ptr(), width) };
+        }
+        lane += 8;
+    }
+    for k in squares..depth {
+        for lane in 0..lanes {
+            to[k * width + lane] = word(lane, k);
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn transpose(
+    lanes: usize,
+    depth: usize,
+    _: impl Fn(usize, usize) -> *const u32,
+    width: usize,
+    to: &mut [u32],
+    word: impl Fn(usize, usize) -> u32,
+) {
+    for k in 0..depth {
+        for lane in 0..lanes {
+            to[k * width + lane] = word(lane, k);
+        }
+    }
+}
+
+/// Transposes eight lines of eight words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn square(from: [*const u32; 8], to: *mut u32, width: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's pointers cover eight words each.
+    let r = from.map(|it| unsafe { _mm256_loadu_ps(it.cast()) });
+    let mut t = [_mm256_setzero_ps(); 8];
+    for i in 0..4 {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    let mut s = [_mm256_setzero_ps(); 8];
+    for i in 0..2 {
+        s[4 * i] = _mm256_shuffle_ps::<0x44>(t[4 * i], t[4 * i + 2]);
+        s[4 * i + 1] = _mm256_shuffle_ps::<0xee>(t[4 * i], t[4 * i + 2]);
+        s[4 * i + 2] = _mm256_shuffle_ps::<0x44>(t[4 * i + 1], t[4 * i + 3]);
+        s[4 * i + 3] = _mm256_shuffle_ps::<0xee>(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for i in 0..4 {
+        let (low, high) =
+            (_mm256_permute2f128_ps::<0x20>(s[i], s[i + 4]), _mm256_permute2f128_ps::<0x31>(s[i], s[i + 4]));
+        // SAFETY: the caller's pointer covers eight lines of `width`, the last of eight words.
+        unsafe {
+            _mm256_storeu_ps(to.wrapping_add(i * width).cast(), low);
+            _mm256_storeu_ps(to.wrapping_add((i + 4) * width).cast(), high);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The gate of the matrix product: the bits of the reference, and rows that depend on nothing beside them.
+
+use half::{bf16, f16};
+
+use super::{PANEL, linear, matmul, reference};
+use crate::{Element, Mat, MatMut, Profile};
+
+/// Numbers of both signs and of widely differing size, the same on every run.
+pub(crate) fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        T::from_f32(((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * if state.is_multiple_of(8) { 8.0 } else { 1.0 })
+    };
+    (0..len).map(next).collect()
+}
+
+fn threads<R: Send>(n_threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap().install(f)
+}
+
+fn same_bits<T: Element>(left: &[T], right: &[T]) -> bool {
+    left.iter().zip(right).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits())
+}
+
+/// All tails of rows, columns and k around the tiles of every kernel.
+const SHAPES: &[(usize, usize, usize)] = &[
+    (1, 1, 1),
+    (1, 7, 33),
+    (2, 0, 5),
+    (3, 2, 31),
+    (5, 9, 16),
+    (6, 17, 17),
+    (7, 255, 8),
+    (13, 256, 32),
+    (14, 257, 33),
+    (15, 511, 64),
+    (16, 512, 40),
+    (17, 513, 9),
+    (29, 300, 48),
+    (43, 1030, 95),
+    (169, 70, 130),
+];
+
+fn agree<I: Element, O: Element>() {
+    for profile in Profile::available() {
+        for &(rows, depth, cols) in SHAPES {
+            let (x, w) = (numbers::<I>(rows * depth, 1), numbers::<I>(cols * depth, 2));
+            let bias = numbers::<f32>(cols, 3);
+            let (x, w) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+            for bias in [None, Some(&bias[..])] {
+                let (mut want, mut got) = (vec![O::default(); rows * cols], vec![O::from_f32(f32::NAN); rows * cols]);
+                reference::matmul(profile, x, w.transposed(), bias, MatMut::new(&mut want, rows, cols).unwrap());
+                linear(profile, x, w, bias, MatMut::new(&mut got, rows, cols).unwrap()).unwrap();
+                assert!(same_bits(&want, &got), "{profile:?} {rows} {depth} {cols} {}", bias.is_some());
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_has_the_bits_of_the_reference_for_every_type_and_tail() {
+    agree::<f32, f32>();
+    agree::<bf16, f32>();
+    agree::<bf16, bf16>();
+    agree::<f16, f32>();
+    agree::<f16, f16>();
+}
+
+fn all_layouts<I: Element>() {
+    for profile in Profile::available() {
+        for (rows, depth, cols) in [(9, 21, 35), (31, 40, 33), (33, 519, 70)] {
+            let (a, b) = (numbers::<I>(rows * depth, 4), numbers::<I>(cols * depth, 5));
+            let lefts = [Mat::new(&a, rows, depth).unwrap(), Mat::new(&a, depth, rows).unwrap().transposed()];
+            let rights = [Mat::new(&b, depth, cols).unwrap(), Mat::new(&b, cols, depth).unwrap().transposed()];
+            for left in lefts {
+                for right in rights {
+                    let (mut want, mut got) = (vec![0.0f32; rows * cols], vec![0.0f32; rows * cols]);
+                    reference::matmul(profile, left, right, None, MatMut::new(&mut want, rows, cols).unwrap());
+                    matmul(profile, left, right, None, MatMut::new(&mut got, rows, cols).unwrap()).unwrap();
+                    assert!(same_bits(&want, &got), "{profile:?} {rows} {depth} {cols}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_operands_have_the_bits_of_the_reference() {
+    all_layouts::<f32>();
+    all_layouts::<bf16>();
+    all_layouts::<f16>();
+}
+
+/// Rows 1 to 130, taken from every offset class, on 1, 2 and 4 threads, against one product of all rows.
+fn rows_stand_alone<I: Element>() {
+    let (total, depth, cols) = (140, 2 * PANEL + 37, 71);
+    let (x, w) = (numbers::<I>(total * depth, 6), numbers::<I>(cols * depth, 7));
+    let w = Mat::new(&w, cols, depth).unwrap();
+    for profile in Profile::available() {
+        let mut whole = vec![0.0f32; total * cols];
+        threads(1, || {
+            let y = MatMut::new(&mut whole, total, cols).unwrap();
+            linear(profile, Mat::new(&x, total, depth).unwrap(), w, None, y).unwrap();
+        });
+        for n_threads in [1, 2, 4] {
+            threads(n_threads, || {
+                for rows in 1..=130 {
+                    let offset = rows * 7 % (total - rows + 1);
+                    let part = Mat::new(&x[offset * depth..(offset + rows) * depth], rows, depth).unwrap();
+                    let mut y = vec![f32::NAN; rows * cols];
+                    linear(profile, part, w, None, MatMut::new(&mut y, rows, cols).unwrap()).unwrap();
+                    assert!(
+                        same_bits(&y, &whole[offset * cols..]),
+                        "{profile:?} {n_threads} threads, {rows} rows at {offset}"
+                    );
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_row_of_f32_depends_on_itself_alone_for_1_to_130_rows_and_1_2_4_threads() {
+    rows_stand_alone::<f32>();
+}
+
+#[test]
+fn a_row_of_bf16_depends_on_itself_alone_for_1_to_130_rows_and_1_2_4_threads() {
+    rows_stand_alone::<bf16>();
+}
+
+#[test]
+fn a_column_depends_on_itself_alone_across_blocks_of_columns_and_rows() {
+    let (rows, depth, cols) = (2100, 40, 2090);
+    for profile in Profile::available() {
+        let (a, b) = (numbers::<bf16>(rows * depth, 8), numbers::<bf16>(cols * depth, 9));
+        let (a, b) = (Mat::new(&a, rows, depth).unwrap(), Mat::new(&b, cols, depth).unwrap());
+        let mut whole = vec![bf16::ZERO; rows * cols];
+        threads(2, || linear(profile, a, b, None, MatMut::new(&mut whole, rows, cols).unwrap()).unwrap());
+        let (row, col) = (2040, 2030);
+        let mut part = vec![bf16::ZERO; 60 * 60];
+        let (a, b) = (a.sub(row, 60, 0, depth), b.sub(col, 60, 0, depth));
+        linear(profile, a, b, None, MatMut::new(&mut part, 60, 60).unwrap()).unwrap();
+        for (i, part) in part.chunks(60).enumerate() {
+            assert!(same_bits(part, &whole[(row + i) * cols + col..]), "{profile:?} row {i}");
+        }
+    }
+}
+
+#[test]
+fn avx2_and_avx512_give_the_same_bits() {
+    let (x, w) = (numbers::<f32>(20 * 700, 10), numbers::<f32>(40 * 700, 11));
+    let results: Vec<Vec<f32>> = Profile::available()
+        .filter(|&profile| profile != Profile::PORTABLE)
+        .map(|profile| {
+            let mut y = vec![0.0; 20 * 40];
+            let (x, w) = (Mat::new(&x, 20, 700).unwrap(), Mat::new(&w, 40, 700).unwrap());
+            linear(profile, x, w, None, MatMut::new(&mut y, 20, 40).unwrap()).unwrap();
+            y
+        })
+        .collect();
+    assert!(results.windows(2).all(|pair| same_bits(&pair[0], &pair[1])));
+}
+
+/// f32 rounds each of K steps by at most 2^-24 of a partial sum of about sqrt(K); denormals are lost only below 1e-37.
+const AGAINST_F64: f64 = 2e-6;
+
+#[test]
+fn bf16_products_are_near_the_exact_sum_under_every_profile() {
+    let (depth, cols) = (4096, 8);
+    let (x, w) = (numbers::<bf16>(depth, 12), numbers::<bf16>(cols * depth, 13));
+    for profile in Profile::available() {
+        let mut y = vec![0.0f32; cols];
+        let (left, right) = (Mat::new(&x, 1, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+        linear(profile, left, right, None, MatMut::new(&mut y, 1, cols).unwrap()).unwrap();
+        for (y, w) in y.iter().zip(w.chunks(depth)) {
+            let exact: f64 = x.iter().zip(w).map(|(x, w)| x.to_f64() * w.to_f64()).sum();
+            let size: f64 = x.iter().zip(w).map(|(x, w)| (x.to_f64() * w.to_f64()).abs()).sum();
+            assert!((f64::from(*y) - exact).abs() <= AGAINST_F64 * size, "{profile:?} {y} {exact}");
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused_by_name() {
+    let (a, b) = ([0.0f32; 6], [0.0f32; 8]);
+    let (a, b) = (Mat::new(&a, 2, 3).unwrap(), Mat::new(&b, 2, 4).unwrap());
+    let mut y = [0.0f32; 8];
+    let error = matmul(Profile::PORTABLE, a, b, None, MatMut::new(&mut y, 2, 4).unwrap()).unwrap_err();
+    assert_eq!(
+        (error.place(), error.to_string().as_str()),
+        ("gemm: rows of b", "extent 2, expected 3 (in `gemm: rows of b`)")
+    );
+}
