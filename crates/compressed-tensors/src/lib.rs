@@ -11,6 +11,7 @@ pub mod numbers;
 pub mod packing;
 pub mod presets;
 pub mod quantize;
+pub mod retired;
 pub mod scales;
 pub mod scheme;
 pub mod simd;

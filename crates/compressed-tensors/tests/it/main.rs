@@ -5,6 +5,7 @@ mod compressor;
 mod golden;
 mod logic;
 mod packing;
+mod sparse;
 mod transforms;
 mod weight_maps;
 mod weights;
