@@ -27,6 +27,7 @@ use crate::{
 };
 use handles::Handles;
 use listing::Listing;
+pub(crate) use listing::check_file_name;
 
 /// An opened checkpoint.
 ///
