@@ -2,11 +2,14 @@
 
 pub mod args;
 mod array;
+pub mod bins;
+pub mod config;
 mod dtype;
 mod error;
 pub mod experts;
 pub mod format;
 pub mod fused;
+pub mod kv_cache;
 pub mod numbers;
 pub mod packing;
 pub mod presets;
@@ -15,6 +18,7 @@ pub mod retired;
 pub mod scales;
 pub mod scheme;
 pub mod simd;
+pub mod target;
 pub mod transforms;
 pub mod weight_compressor;
 pub mod weight_map;

@@ -91,3 +91,32 @@ pub(crate) fn strings(field: &str, value: &Value) -> Result<Vec<String>> {
 pub(crate) fn given<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
 }
+
+/// Numbers and numeric strings.
+pub(crate) fn number(field: &str, value: &Value) -> Result<f64> {
+    let found = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    found.ok_or_else(|| refuse(field, value, "a number"))
+}
+
+/// Parses JSON text; the error names line and column.
+pub(crate) fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|e| ErrorKind::Json { line: e.line(), column: e.column(), reason: e.to_string() }.into())
+}
+
+/// The value with the keys of every object in alphabetical order.
+pub(crate) fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().map(|(key, it)| (key, sorted(it))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}

@@ -1,9 +1,13 @@
 //! Checks of this crate against the golden vectors and against its own properties.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod args;
 mod casts;
 mod compressor;
 mod golden;
 mod logic;
+mod matching;
+mod models;
 mod packing;
 mod sparse;
 mod transforms;
