@@ -3,6 +3,8 @@
 pub mod args;
 mod array;
 pub mod bins;
+pub mod codec;
+pub mod codecs;
 pub mod config;
 mod dtype;
 mod error;
@@ -21,6 +23,7 @@ pub mod simd;
 pub mod target;
 pub mod transforms;
 pub mod weight_compressor;
+pub mod weight_decompressor;
 pub mod weight_map;
 mod wire;
 

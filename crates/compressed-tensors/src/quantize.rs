@@ -46,6 +46,10 @@ impl ScaleMap {
         let &[rows, cols] = shape else {
             return Err(bad_shape("weight", shape, "two dimensions".to_owned()));
         };
+        // Room for eight bytes an element keeps every later size within the address space.
+        if rows.checked_mul(cols).and_then(|it| it.checked_mul(8)).is_none() {
+            return Err(bad_shape("weight", shape, "a matrix that fits the address space".to_owned()));
+        }
         let (tiling, scales) = match args.strategy {
             S::Tensor => (Tiling::Runs { run: rows * cols, period: 1 }, vec![1]),
             S::Channel => (Tiling::Runs { run: cols, period: rows }, vec![rows, 1]),

@@ -56,9 +56,9 @@ pub(crate) fn compress(job: &Job<'_>, slab: &[u8], out: &mut [u8], scratch: &mut
         }
     }
     let out_row_bytes = out.len() / n_rows;
-    let tile_bytes = layout.tile[0] * row_bytes;
+    let tile_bytes = layout.tile[0].saturating_mul(row_bytes);
     for (tile_row, (tile, out)) in
-        slab.chunks(tile_bytes).zip(out.chunks_mut(layout.tile[0] * out_row_bytes)).enumerate()
+        slab.chunks(tile_bytes).zip(out.chunks_mut(layout.tile[0].saturating_mul(out_row_bytes))).enumerate()
     {
         ranges(job, tile, row_bytes, scratch, &mut report, tile_row * layout.tile[0]);
         qparams(job, tile_row, scratch);

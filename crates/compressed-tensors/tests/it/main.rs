@@ -3,6 +3,7 @@
 
 mod args;
 mod casts;
+mod codecs;
 mod compressor;
 mod golden;
 mod logic;
