@@ -1,0 +1,63 @@
+//! What the user typed.
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Args, Parser, ValueEnum};
+
+use crate::commands::Command;
+
+/// Compress Hugging Face checkpoints for serving with vLLM: quantization, pruning and transforms, saved in the
+/// compressed-tensors format.
+#[derive(Debug, Parser)]
+#[command(name = "llmcompressor", version, propagate_version = true, max_term_width = 120)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Global {
+    /// Say nothing but errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Log more (RUST_LOG, if set, decides)
+    #[arg(long, short, global = true, action = ArgAction::SetTrue)]
+    verbose: bool,
+    /// Form of the result on stdout
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// How much is said on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verbosity {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+/// Form of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Human,
+    /// For programs
+    Json,
+}
+
+impl Global {
+    pub(crate) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// Reads `268435456`, `256MiB`, `5GB`.
+pub(crate) fn byte_count(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>().map(|it| it.0).map_err(|_| format!("`{text}` is no size (examples: 512MiB, 5GB, 1000000)"))
+}

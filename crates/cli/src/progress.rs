@@ -1,0 +1,122 @@
+//! Progress on stderr: a bar with rate and ETA on a terminal, plain lines otherwise, nothing when quiet.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use llmcompressor::Progress;
+
+use crate::args::Verbosity;
+
+/// What a person sees of a running job.
+pub(crate) struct Terminal {
+    style: Style,
+    phase: Mutex<Option<Phase>>,
+}
+
+enum Style {
+    Bar,
+    Lines,
+    Nothing,
+}
+
+struct Phase {
+    name: String,
+    total_bytes: u64,
+    done_bytes: AtomicU64,
+    tenths_said: AtomicU64,
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    /// Chooses the form by `verbosity` and by whether stderr is a terminal.
+    pub(crate) fn new(verbosity: Verbosity) -> Self {
+        let style = match verbosity {
+            Verbosity::Quiet => Style::Nothing,
+            _ if io::stderr().is_terminal() => Style::Bar,
+            _ => Style::Lines,
+        };
+        Self { style, phase: Mutex::new(None) }
+    }
+
+    fn with_phase(&self, act: impl FnOnce(&mut Option<Phase>)) {
+        act(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&self, name: &str, total_bytes: u64) {
+        let bar = matches!(self.style, Style::Bar).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
+            let template =
+                "{msg:<12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.set_message(name.to_owned());
+            bar
+        });
+        self.with_phase(|phase| {
+            *phase = Some(Phase {
+                name: name.to_owned(),
+                total_bytes,
+                done_bytes: AtomicU64::new(0),
+                tenths_said: AtomicU64::new(0),
+                began: Instant::now(),
+                bar,
+            });
+        });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.with_phase(|phase| {
+            let Some(phase) = phase else { return };
+            let done = phase.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if let Some(bar) = &phase.bar {
+                bar.set_position(done);
+            }
+            let tenths = (done * 10).checked_div(phase.total_bytes).unwrap_or(10).min(10);
+            let said = phase.tenths_said.swap(tenths, Ordering::Relaxed);
+            if matches!(self.style, Style::Lines) && tenths > said && tenths < 10 {
+                say(&format!("{}: {} of {}", phase.name, ByteSize(done), ByteSize(phase.total_bytes)));
+            }
+        });
+    }
+
+    fn end(&self) {
+        self.with_phase(|phase| {
+            let Some(phase) = phase.take() else { return };
+            if let Some(bar) = &phase.bar {
+                bar.finish_and_clear();
+            }
+            if !matches!(self.style, Style::Nothing) {
+                let seconds = phase.began.elapsed().as_secs_f64();
+                let rate = phase.done_bytes.load(Ordering::Relaxed) as f64 / 1e9 / seconds.max(1e-9);
+                say(&format!("{}: {} in {seconds:.1} s, {rate:.2} GB/s", phase.name, ByteSize(phase.total_bytes)));
+            }
+        });
+    }
+
+    fn warn(&self, text: &str) {
+        self.with_phase(|phase| {
+            let print = || say(&format!("warning: {text}"));
+            match phase.as_ref().and_then(|it| it.bar.as_ref()) {
+                Some(bar) => bar.suspend(print),
+                None => print(),
+            }
+        });
+    }
+}
+
+/// A line on stderr; that stderr is closed must not end a job.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

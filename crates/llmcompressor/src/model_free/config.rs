@@ -1,0 +1,62 @@
+//! The output's `config.json` and the files taken along.
+
+use checkpoint::{Companion, Source, Treatment};
+use compressed_tensors::{
+    config::{ConfigLocation, FORMAT_VERSION, QuantizationConfig, QuantizationStatus, locate_section, write_section},
+    format::model_format,
+};
+use serde_json::{Map, Value};
+
+use super::{
+    groups::Groups,
+    options::{ModelFreeOptions, Tolerance},
+};
+
+/// The config of an output of which every module of `groups` is compressed.
+pub(super) fn quantization_config(groups: &Groups, ignore: Vec<String>) -> QuantizationConfig {
+    let formats = groups.schemes.values().filter_map(|it| it.format);
+    QuantizationConfig {
+        config_groups: groups.schemes.clone(),
+        kv_cache_scheme: groups.kv_cache_scheme.clone(),
+        format: model_format(formats).name().to_owned(),
+        quantization_status: QuantizationStatus::Compressed,
+        ignore,
+        ..QuantizationConfig::default()
+    }
+}
+
+/// The source's config with its section replaced; everything else keeps its place and value.
+pub(super) fn model_config(source: &Source, config: &QuantizationConfig) -> Vec<u8> {
+    let mut model = match source.config() {
+        Ok(Value::Object(model)) => model.clone(),
+        _ => Map::new(),
+    };
+    match locate_section(&Value::Object(model.clone())).map(|it| it.0) {
+        Some(ConfigLocation::Text) => {
+            if let Some(Value::Object(text)) = model.get_mut("text_config") {
+                text.shift_remove("quantization_config");
+            }
+        }
+        Some(ConfigLocation::Compression) => {
+            model.shift_remove("compression_config");
+        }
+        _ => {}
+    }
+    if let Some(mut section) = write_section(Some(config), None, FORMAT_VERSION) {
+        // The reference's model-free path writes no sparsity_config, unlike its model path.
+        if let Value::Object(section) = &mut section {
+            section.shift_remove("sparsity_config");
+        }
+        model.insert("quantization_config".to_owned(), section);
+    }
+    checkpoint::pretty_json(&Value::Object(model))
+}
+
+/// The source's files; code is marked as left where it is not wanted.
+pub(super) fn companions(source: &Source, options: &ModelFreeOptions) -> Vec<Companion> {
+    let mut companions = source.companions().to_vec();
+    if options.remote_code == Tolerance::Refuse {
+        companions.retain(|it| it.treatment != Treatment::CopyCode);
+    }
+    companions
+}
