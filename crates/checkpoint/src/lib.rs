@@ -10,6 +10,7 @@ mod header;
 mod json;
 mod output;
 mod regular;
+mod scheduling;
 mod shown;
 mod source;
 
@@ -20,4 +21,5 @@ pub use output::{
     DoneUnit, Existing, Finish, Finished, Generated, IndexRule, Opened, OutputPlan, Resumed, ShardPlan, TensorSpec,
     UnitCommit, WORK_DIR, Writer,
 };
+pub use scheduling::{DeviceMemory, Devices, JobSchedule, Packing, greedy_bin_packing, pick_device};
 pub use source::{Companion, IndexFacts, Links, Shard, Source, TensorEntry, Treatment};

@@ -72,6 +72,11 @@ impl Writer {
     /// `Contract` where tensors are not committed or a generated name leaves the directory, `Io`; the same
     /// command then finishes what is left.
     pub fn finish(self, finish: &Finish) -> Result<Finished> {
+        self.finish_in_place(finish)
+    }
+
+    /// [`Writer::finish`] of a writer that is still looked at afterwards.
+    pub(super) fn finish_in_place(&self, finish: &Finish) -> Result<Finished> {
         if let Some(first) = self.uncommitted().first() {
             let reason = format!("{} planned tensors are not committed", self.uncommitted().len());
             return Err(contract(reason).tensor(*first));

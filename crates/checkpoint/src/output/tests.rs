@@ -87,8 +87,13 @@ fn run(dir: &Path, plan: &OutputPlan, disk: Disk) -> Result<bool> {
     Ok(true)
 }
 
+/// A disk without a fault.
+fn lasting() -> Disk {
+    failing_after(i64::MAX)
+}
+
 fn failing_after(n_changes: i64) -> Disk {
-    Disk { fuse: Some(AtomicI64::new(n_changes)) }
+    Disk { fuse: Some(AtomicI64::new(n_changes)), ..Disk::default() }
 }
 
 /// Every file below a directory with its bytes.
@@ -109,7 +114,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn expected() -> BTreeMap<PathBuf, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
-    assert!(run(dir.path(), &plan(dir.path()), Disk::default()).unwrap());
+    assert!(run(dir.path(), &plan(dir.path()), lasting()).unwrap());
     tree(&dir.path().join("out"))
 }
 
@@ -137,7 +142,7 @@ fn a_run_that_dies_at_any_step_resumes_to_the_same_bytes() {
         }
         n_deaths += 1;
         check_no_half_model(&plan.dir);
-        run(dir.path(), &plan, Disk::default()).unwrap_or_else(|e| panic!("resume after {n_changes}: {e}"));
+        run(dir.path(), &plan, lasting()).unwrap_or_else(|e| panic!("resume after {n_changes}: {e}"));
         assert_eq!(tree(&plan.dir), expected, "after {n_changes} changes");
     }
     assert!(n_deaths > 50, "{n_deaths}");
@@ -161,14 +166,14 @@ fn a_resumed_run_may_die_again_and_again() {
 #[test]
 fn an_overwriting_run_that_dies_at_any_step_leaves_no_half_model() {
     let expected = expected();
-    for n_changes in 0.. {
+    for n_changes in (0..).step_by(3) {
         let dir = tempfile::tempdir().unwrap();
         let mut plan = plan(dir.path());
-        run(dir.path(), &plan, Disk::default()).unwrap();
+        run(dir.path(), &plan, lasting()).unwrap();
         plan.existing = Existing::Overwrite;
         let died = run(dir.path(), &plan, failing_after(n_changes)).is_err();
         check_no_half_model(&plan.dir);
-        run(dir.path(), &plan, Disk::default()).unwrap();
+        run(dir.path(), &plan, lasting()).unwrap();
         assert_eq!(tree(&plan.dir), expected, "after {n_changes} changes");
         if !died {
             break;
@@ -188,13 +193,67 @@ fn a_full_disk_is_an_io_error_with_path_and_number_and_resumes() {
     let ErrorKind::Io { source, .. } = error.kind() else { panic!("{error}") };
     assert_eq!(source.raw_os_error(), Some(rustix::io::Errno::NOSPC.raw_os_error()));
     assert!(error.place().path.is_some());
-    assert!(run(dir.path(), &plan, Disk::default()).unwrap());
+    assert!(run(dir.path(), &plan, lasting()).unwrap());
 }
 
 #[test]
 fn the_same_plan_finished_is_already_done() {
     let dir = tempfile::tempdir().unwrap();
     let plan = plan(dir.path());
-    assert!(run(dir.path(), &plan, Disk::default()).unwrap());
-    assert!(!run(dir.path(), &plan, Disk::default()).unwrap());
+    assert!(run(dir.path(), &plan, lasting()).unwrap());
+    assert!(!run(dir.path(), &plan, lasting()).unwrap());
+}
+
+#[test]
+fn data_reaches_the_disk_before_its_name_and_the_config_is_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
+    let Opened::Work(writer) = Writer::open_on(&plan, lasting()).unwrap() else { panic!("not done yet") };
+    let begun = writer.disk.trace.lock().unwrap().len();
+    for (name, n_bytes) in [("a", 5), ("b", 12), ("c", 14)] {
+        writer.write_at(name, 0, &data(name, n_bytes)).unwrap();
+    }
+    let unit = |name: &str, tensors: &[&str]| UnitCommit {
+        name: name.to_owned(),
+        tensors: tensors.iter().map(|it| (*it).to_owned()).collect(),
+        ..UnitCommit::default()
+    };
+    // Two units in one commit share its syncs.
+    writer.commit(&[unit("first", &["a", "b"]), unit("second", &["c"])]).unwrap();
+    let trace = writer.disk.trace.lock().unwrap()[begun..].to_vec();
+    let changes: Vec<&str> = trace.iter().map(String::as_str).filter(|it| !it.starts_with("open")).collect();
+    let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let expected = [
+        format!("write to {one}"),
+        format!("write to {one}"),
+        format!("write to {two}"),
+        format!("sync {one}"),
+        format!("sync {two}"),
+        "set the length of journal.jsonl".to_owned(),
+        "write to journal.jsonl".to_owned(),
+        "sync journal.jsonl".to_owned(),
+    ];
+    assert_eq!(changes, expected);
+
+    writer.commit(&[unit("third", &["empty"])]).unwrap();
+    writer.finish_in_place(&Finish { config: Some(b"{}".to_vec()), ..Finish::default() }).unwrap();
+    let trace = writer.disk.trace.lock().unwrap().clone();
+    let at = |what: &str| trace.iter().rposition(|it| it == what).unwrap_or_else(|| panic!("{what}: {trace:?}"));
+    assert!(at(&format!("rename {two}")) < at("create config.json"));
+    assert!(at("rename model.safetensors.index.json") < at("create config.json"));
+    assert_eq!(trace[at("create config.json") - 1], "sync out");
+    let end: Vec<&str> = trace[at("create config.json")..].iter().map(String::as_str).collect();
+    assert_eq!(
+        end,
+        [
+            "create config.json",
+            "write to config.json",
+            "sync config.json",
+            "rename config.json",
+            "sync out",
+            "remove plan.json",
+            "remove .llmc",
+            "sync out"
+        ]
+    );
 }

@@ -4,4 +4,6 @@
 
 mod malformed;
 mod model_dir;
+mod mutated;
 mod reading;
+mod scheduling;
