@@ -3,9 +3,9 @@
 //! The scan re-emits every construct instead of patching text: character classes lose Python's loose
 //! literals (`[[a]` and `[a&&b]` mean other things in Rust), octal and hexadecimal escapes become
 //! code points, `\Z` becomes `\z`, `{,3}` becomes `{0,3}`, a brace that is no quantifier is a literal,
-//! verbose mode is resolved, comments go. What Python refuses is refused, except that a group reference
-//! is only checked by the engine. One difference stays: `$` does not match before a final newline,
-//! which no module name has.
+//! verbose mode is resolved, comments go, named groups are numbered. What Python refuses is refused. What
+//! stays different: `$` does not match before a final newline, which no module name has; `\B` matches the
+//! empty name, as in Python 3.14; a repeated look-around and verbose mode for one group are refused.
 
 /// Longest pattern taken, in characters.
 const MAX_CHARS: usize = 10_000;
@@ -28,8 +28,9 @@ pub(super) fn translate(pattern: &str) -> Result<Translated, String> {
     if chars.len() > MAX_CHARS {
         return Err(format!("{} characters, at most {MAX_CHARS}", chars.len()));
     }
-    let mut scan = Scan { chars, ..Scan::default() };
+    let mut scan = Scan { chars, only_flags: true, ..Scan::default() };
     while let Some(c) = scan.next() {
+        scan.only_flags &= c == '(' && scan.peek() == Some('?');
         scan.item(c)?;
     }
     if scan.depth > 0 {
@@ -52,8 +53,12 @@ struct Scan {
     depth: usize,
     backtracks: bool,
     verbose: bool,
+    /// Whether nothing but flags came so far.
+    only_flags: bool,
     /// Whether a quantifier may follow.
     repeatable: bool,
+    /// Capturing groups opened so far, by name where they have one.
+    groups: Vec<Option<String>>,
 }
 
 impl Scan {
@@ -167,17 +172,28 @@ impl Scan {
         if self.depth > MAX_DEPTH {
             return Err(format!("more than {MAX_DEPTH} nested groups"));
         }
-        self.repeatable = false;
+        let was_repeatable = std::mem::take(&mut self.repeatable);
         if !self.skip("?") {
+            self.groups.push(None);
             self.out.push('(');
             return Ok(());
         }
-        for plain in [":", "P<"] {
-            if self.skip(plain) {
-                self.out.push_str("(?");
-                self.out.push_str(plain);
-                return Ok(());
+        if self.skip(":") {
+            self.out.push_str("(?:");
+            return Ok(());
+        }
+        if self.skip("P<") {
+            let name = self.until('>', "group name")?;
+            let word = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            if !word || name.is_empty() || name.starts_with(|c: char| c.is_numeric()) {
+                return Err(format!("bad group name `{name}`"));
             }
+            if self.groups.contains(&Some(name.clone())) {
+                return Err(format!("redefinition of group `{name}`"));
+            }
+            self.groups.push(Some(name));
+            self.out.push('(');
+            return Ok(());
         }
         for backtracking in ["=", "!", "<=", "<!", ">"] {
             if self.skip(backtracking) {
@@ -189,28 +205,42 @@ impl Scan {
         }
         if self.skip("#") {
             self.depth -= 1;
+            self.repeatable = was_repeatable;
             return self.until(')', "comment").map(|_| ());
         }
         if self.skip("P=") {
             self.depth -= 1;
             let name = self.until(')', "group reference")?;
-            self.backtracks = true;
-            return self.atom(&format!("(?P={name})"));
+            return self.reference(&name);
         }
         if self.skip("(") {
             let group = self.until(')', "condition")?;
-            let number = group.chars().all(|c| c.is_ascii_digit());
-            self.out.push_str(&if number { format!("(?({group})") } else { format!("(?(<{group}>)") });
+            let number = self.group(&group)?;
+            self.out.push_str(&format!("(?({number})"));
             self.backtracks = true;
             return Ok(());
         }
         self.flags()
     }
 
+    /// The number of an earlier group, given by number or by name.
+    fn group(&self, group: &str) -> Result<usize, String> {
+        let named = || self.groups.iter().position(|it| it.as_deref() == Some(group)).map(|at| at + 1);
+        let numbered = group.parse().ok().filter(|number| (1..=self.groups.len()).contains(number));
+        numbered.or_else(named).ok_or_else(|| format!("no group `{group}` before this"))
+    }
+
+    fn reference(&mut self, group: &str) -> Result<(), String> {
+        let number = self.group(group)?;
+        self.backtracks = true;
+        self.atom(&format!("(?:\\{number})"))
+    }
+
     /// Inline flags: for the whole pattern at its start, or for one group.
     fn flags(&mut self) -> Result<(), String> {
         let start = self.at;
-        let at_start = start == 2;
+        let at_start = self.only_flags && self.depth == 1;
+        let verbose_before = self.verbose;
         let mut flags = String::new();
         loop {
             match self.next() {
@@ -225,9 +255,10 @@ impl Scan {
                     if global && !at_start {
                         return Err("global flags not at the start".to_owned());
                     }
-                    if self.verbose && !global {
+                    if self.verbose && !verbose_before && !global {
                         return Err("verbose mode for one group is not supported".to_owned());
                     }
+                    self.only_flags &= global;
                     self.depth -= usize::from(global);
                     if !(global && flags.is_empty()) {
                         self.out.push_str("(?");
@@ -263,8 +294,7 @@ impl Scan {
                     self.at += 1;
                     group.push(second);
                 }
-                self.backtracks = true;
-                self.atom(&format!("(?:\\{group})"))
+                self.reference(&group)
             }
             c => {
                 let c = self.code_point(c)?;
@@ -388,8 +418,7 @@ mod tests {
 
     #[test]
     fn common_patterns_stay_as_they_are() {
-        for pattern in [r".*self_attn\.(q|k|v)_proj$", r"model\.layers\.\d+\..*", "^lm_head$", "(?P<a>x)+?", "(?i:a)b"]
-        {
+        for pattern in [r".*self_attn\.(q|k|v)_proj$", r"model\.layers\.\d+\..*", "^lm_head$", "(x)+?", "(?i:a)b"] {
             assert_eq!(plain(pattern), pattern);
         }
     }
@@ -401,7 +430,10 @@ mod tests {
         assert_eq!(plain(r"{x}\/\_\<"), r"\{x\}/_<");
         assert_eq!(plain(r"\x41\u0042\103\0"), "ABC\0");
         assert_eq!(plain("(?x) a b # rest\n c"), "abc");
-        assert_eq!(plain("(?i)a(?#note)b"), "(?i)ab");
+        assert_eq!(plain("(?i)(?s)a(?#note)*b"), "(?i)(?s)a*b");
+        assert_eq!(plain("(?x)(?i:a ) b"), "(?i:a)b");
+        assert_eq!(plain("(?P<n>a)"), "(a)");
+        assert_eq!(translate(r"(?P<n>a)(?P=n)\1(?(n)b)").unwrap().text, r"(a)(?:\1)(?:\1)(?(1)b)");
         assert_eq!(plain(r"[]a][[:x&&y][^\]-][\b]"), "[\\]a][\\[:x\\&\\&y][^\\]\\-][\x08]");
     }
 
@@ -430,6 +462,12 @@ mod tests {
             ("a(?i)b", "global flags not at the start"),
             ("(?)", "empty extension `(?)`"),
             ("(?&a)", "extension `(?&` is not supported"),
+            (r"\1(a)", "no group `1` before this"),
+            ("(?P=n)", "no group `n` before this"),
+            ("(?P<n>a)(?P<n>b)", "redefinition of group `n`"),
+            ("(?P<1>a)", "bad group name `1`"),
+            ("(?:(?i)a)", "global flags not at the start"),
+            ("a(?x: b)", "extension `(?x` is not supported"),
         ] {
             assert_eq!(refused(pattern), reason, "{pattern}");
         }

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 
 use crate::{Error, ErrorKind, Result};
 
-pub use names::{find_unique_name, lowest_common_ancestor, nearest_names};
+pub use names::{expand_special_targets, find_unique_name, lowest_common_ancestor, nearest_names};
 pub use walk::{
     Norms, Rematch, is_narrow_match, match_modules_set, match_named_modules, match_named_parameters,
     match_quantizable_tensors,

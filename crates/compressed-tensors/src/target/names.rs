@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::{ErrorKind, Result};
+
 /// The deepest module that holds all of the named ones; absent names do not count.
 ///
 /// A single name is its own ancestor; without any, the model itself (`""`) is the answer.
@@ -32,6 +34,27 @@ pub fn find_unique_name(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
         free = format!("{stem}_{number}");
     }
     free
+}
+
+/// Replaces the two names for families of classes that old recipes use.
+///
+/// # Errors
+/// `UnknownName` for `__ALL__`, which no longer exists.
+pub fn expand_special_targets<S: AsRef<str>>(targets: &[S]) -> Result<Vec<String>> {
+    let mut expanded = Vec::with_capacity(targets.len());
+    for target in targets {
+        let family: &[&str] = match target.as_ref() {
+            "__ALL_PRUNABLE__" => &["Linear", "Conv1d", "Conv2d", "Conv3d"],
+            "__ALL_QUANTIZABLE__" => &["Linear", "Conv2d", "Conv3d"],
+            "__ALL__" => {
+                let known = ["__ALL_PRUNABLE__", "__ALL_QUANTIZABLE__"].map(str::to_owned).to_vec();
+                return Err(ErrorKind::UnknownName { what: "target", name: "__ALL__".to_owned(), known }.into());
+            }
+            plain => &[plain],
+        };
+        expanded.extend(family.iter().map(|&class| class.to_owned()));
+    }
+    Ok(expanded)
 }
 
 /// At most `count` of `names` that a pattern which matches nothing may have meant, nearest first.

@@ -1,8 +1,9 @@
 //! Everything in `goldens/core/matching.json`: matching over the modules of a small model.
 
 use compressed_tensors::target::{
-    FusedMap, Matcher, NamedModule, Norms, Pattern, Patterns, Rematch, is_narrow_match, lowest_common_ancestor,
-    match_modules_set, match_name, match_named_modules, match_named_parameters, match_quantizable_tensors,
+    FusedMap, Matcher, NamedModule, Norms, Pattern, Patterns, Rematch, expand_special_targets, is_narrow_match,
+    lowest_common_ancestor, match_modules_set, match_name, match_named_modules, match_named_parameters,
+    match_quantizable_tensors,
 };
 use serde_json::{Value, json};
 use testkit::Goldens;
@@ -112,4 +113,20 @@ fn a_module_may_stand_under_two_targets_when_that_is_allowed() {
     assert_eq!(sets, [[vec!["a.x", "a.y"], vec!["a.y"]]]);
     let error = match_modules_set(named, &matcher, Rematch::Error).unwrap_err();
     assert!(error.to_string().contains("which both match `a.y`"), "{error}");
+}
+
+#[test]
+fn names_for_families_of_classes_are_expanded_as_in_the_reference() {
+    let file = Goldens::open("core").json("small_helpers.json");
+    let cases = file["cases"].as_array().unwrap().iter().filter(|it| it["op"] == "expand_special_targets");
+    let mut n_checks = 0;
+    for case in cases {
+        let targets = case["in"].as_str().map_or_else(|| texts(&case["in"]), |one| vec![one.to_owned()]);
+        match expand_special_targets(&targets) {
+            Ok(found) => assert_eq!(json!(found), case["ok"], "{case}"),
+            Err(error) => assert_eq!(case["error"], "ValueError", "{case}: {error}"),
+        }
+        n_checks += 1;
+    }
+    assert_eq!(n_checks, 5);
 }
