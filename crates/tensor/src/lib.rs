@@ -1,1 +1,28 @@
-//! Tensors with budgeted storage and the fused operations models need.
+//! Tensors with budgeted storage and the fused operations that models need.
+//!
+//! [`Tensor`] is a view (dtype, shape, strides) of shared storage; [`Budget`] accounts every large buffer; [`Op`] is an
+//! operation as a value: it says which [`Spec`]s come out for which go in, with symbolic extents or known ones, and computes.
+//! Every result is rounded to its declared dtype.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod buffer;
+mod engine;
+mod error;
+mod op;
+mod spec;
+mod view;
+
+pub use budget::{ACCOUNTED_BYTES, Budget, Lease};
+pub use buffer::Scalar;
+pub use compressed_tensors::DType;
+pub use engine::{Engine, Routing};
+pub use error::{Error, ErrorKind, Result};
+pub use kernels::Profile;
+pub use kernels::activation::Activation;
+pub use kernels::attention::Mask;
+pub use kernels::rms_norm::Rounded;
+pub use kernels::rope::Pairing;
+pub use op::{Attention, Normalize, Op, Presence, Route, Scores, expert_rows, grouped_linear};
+pub use spec::{Dim, Spec, Symbol};
+pub use view::Tensor;

@@ -1,0 +1,224 @@
+//! The one owner of memory: every buffer above 1 MiB is accounted here, and refused where the limit would be passed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::buffer::{Data, Scalar};
+use crate::error::{ErrorKind, Result};
+use crate::{DType, Tensor};
+
+/// Buffers up to this size are neither accounted nor pooled.
+pub const ACCOUNTED_BYTES: u64 = 1 << 20;
+
+/// A limit on memory, shared by everybody who allocates.
+///
+/// Clones are handles to the same budget.
+/// Buffers that were dropped wait in a pool for the next one of their type and size; the pool counts as in use only while
+/// there is room, and is emptied before anything is refused.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit_bytes: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_use_bytes: u64,
+    peak_bytes: u64,
+    pooled_bytes: u64,
+    pool: BTreeMap<(DType, u64), Vec<Data>>,
+}
+
+/// Bytes taken from a budget until this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    /// A budget that refuses nothing and still counts.
+    pub fn unlimited() -> Self {
+        Self::with(None)
+    }
+
+    /// A budget of `limit_bytes`.
+    pub fn limited(limit_bytes: u64) -> Self {
+        Self::with(Some(limit_bytes))
+    }
+
+    fn with(limit_bytes: Option<u64>) -> Self {
+        Self(Arc::new(Inner { limit_bytes, state: Mutex::default() }))
+    }
+
+    /// Accounts `bytes` that the caller allocates itself; up to [`ACCOUNTED_BYTES`] cost nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Budget`] with the bytes needed where the limit would be passed.
+    pub fn reserve(&self, bytes: u64) -> Result<Lease> {
+        let bytes = if bytes > ACCOUNTED_BYTES { bytes } else { 0 };
+        let mut state = self.lock();
+        self.charge(&mut state, bytes)?;
+        Ok(Lease { budget: self.clone(), bytes })
+    }
+
+    /// A tensor of `shape` that owns `elements`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Length`] where the shape asks for another number of elements, [`ErrorKind::Budget`].
+    pub fn tensor<T: Scalar>(&self, elements: Vec<T>, shape: &[usize]) -> Result<Tensor> {
+        let lease = self.reserve((elements.capacity() * size_of::<T>()) as u64)?;
+        Tensor::own(T::wrap(elements), lease, shape)
+    }
+
+    /// Elements with contents of no meaning, and their lease.
+    pub(crate) fn buffer<T: Scalar>(&self, len: usize) -> Result<(Vec<T>, Lease)> {
+        let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
+        if bytes <= ACCOUNTED_BYTES {
+            return Ok((vec![T::default(); len], Lease { budget: self.clone(), bytes: 0 }));
+        }
+        let mut state = self.lock();
+        // A pooled buffer serves if it is at most an eighth larger than asked.
+        let slot = state.pool.range((T::DTYPE, bytes)..=(T::DTYPE, bytes + bytes / 8)).next().map(|(key, _)| *key);
+        if let Some(key) = slot
+            && let Some(mut elements) = state.pool.get_mut(&key).and_then(Vec::pop).and_then(T::take)
+        {
+            if state.pool.get(&key).is_some_and(Vec::is_empty) {
+                state.pool.remove(&key);
+            }
+            state.pooled_bytes -= key.1;
+            self.charge(&mut state, key.1)?;
+            drop(state);
+            elements.resize(len, T::default());
+            return Ok((elements, Lease { budget: self.clone(), bytes: key.1 }));
+        }
+        self.charge(&mut state, bytes)?;
+        drop(state);
+        Ok((vec![T::default(); len], Lease { budget: self.clone(), bytes }))
+    }
+
+    fn charge(&self, state: &mut State, bytes: u64) -> Result<()> {
+        let needed_bytes = state.in_use_bytes.saturating_add(bytes);
+        if let Some(limit_bytes) = self.0.limit_bytes {
+            if needed_bytes > limit_bytes {
+                let in_use_bytes = state.in_use_bytes;
+                return Err(ErrorKind::Budget { needed_bytes, limit_bytes, in_use_bytes }.into());
+            }
+            while needed_bytes.saturating_add(state.pooled_bytes) > limit_bytes && state.drop_pooled() {}
+        }
+        state.in_use_bytes = needed_bytes;
+        state.peak_bytes = state.peak_bytes.max(needed_bytes + state.pooled_bytes);
+        Ok(())
+    }
+
+    /// Gives the pool's memory back to the system.
+    pub fn trim(&self) {
+        let mut state = self.lock();
+        while state.drop_pooled() {}
+    }
+
+    /// The limit, none where there is no limit.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        self.0.limit_bytes
+    }
+
+    /// Bytes that tensors and reservations hold now.
+    pub fn in_use_bytes(&self) -> u64 {
+        self.lock().in_use_bytes
+    }
+
+    /// The most that was held at any time, the pool included.
+    pub fn peak_bytes(&self) -> u64 {
+        self.lock().peak_bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters stay whole under a panic elsewhere: no code runs between their changes.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Drops one pooled buffer; false where the pool is empty.
+    fn drop_pooled(&mut self) -> bool {
+        let Some(mut entry) = self.pool.first_entry() else { return false };
+        let bytes = entry.key().1;
+        entry.get_mut().pop();
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        self.pooled_bytes -= bytes;
+        true
+    }
+}
+
+impl Lease {
+    /// Ends the lease and keeps the buffer for the next who asks.
+    pub(crate) fn give_back(mut self, data: Data) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut state = self.budget.lock();
+        state.in_use_bytes -= bytes;
+        if bytes > 0 && data.capacity_bytes() == bytes {
+            state.pooled_bytes += bytes;
+            state.pool.entry((data.dtype(), bytes)).or_default().push(data);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.lock().in_use_bytes -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_buffer_beyond_the_limit_is_refused_with_the_number() {
+        let budget = Budget::limited(3 * MIB as u64);
+        let held = budget.tensor(vec![0u8; 2 * MIB], &[2 * MIB]).unwrap();
+        let error = budget.tensor(vec![0u8; 2 * MIB], &[2 * MIB]).unwrap_err();
+        let expected = ErrorKind::Budget {
+            needed_bytes: 4 * MIB as u64,
+            limit_bytes: 3 * MIB as u64,
+            in_use_bytes: 2 * MIB as u64,
+        };
+        assert_eq!(error.kind(), &expected);
+        drop(held);
+        assert_eq!(budget.in_use_bytes(), 0);
+        assert!(budget.reserve(3 * MIB as u64).is_ok());
+    }
+
+    #[test]
+    fn a_dropped_buffer_is_handed_out_again_and_never_counts_twice() {
+        let budget = Budget::limited(5 * MIB as u64);
+        let (data, lease) = budget.buffer::<f32>(MIB).unwrap();
+        lease.give_back(f32_data(data));
+        assert_eq!(budget.lock().pooled_bytes, 4 * MIB as u64);
+        let (data, lease) = budget.buffer::<f32>(MIB - 100).unwrap();
+        assert_eq!((data.len(), lease.bytes), (MIB - 100, 4 * MIB as u64));
+        assert_eq!(budget.lock().pooled_bytes, 0);
+        lease.give_back(f32_data(data));
+        let other = budget.buffer::<u8>(3 * MIB).unwrap();
+        assert_eq!(budget.lock().pooled_bytes, 0);
+        drop(other);
+        assert!(budget.peak_bytes() <= 5 * MIB as u64);
+    }
+
+    #[test]
+    fn small_buffers_cost_nothing() {
+        let budget = Budget::limited(0);
+        assert!(budget.tensor(vec![1.0f32; 1000], &[1000]).is_ok());
+    }
+
+    fn f32_data(data: Vec<f32>) -> Data {
+        Data::F32(data)
+    }
+}

@@ -1,0 +1,37 @@
+//! What a computation needs beside its inputs.
+
+use crate::{Budget, Profile};
+
+/// Which rows a router hands to experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Routing {
+    /// Those it chose.
+    #[default]
+    Chosen,
+    /// Every row to every expert, so that calibration sees all; the result stays that of the chosen.
+    All,
+}
+
+/// Memory, instruction set and mode of a computation; threads are those of the current rayon pool.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Where buffers come from.
+    pub budget: Budget,
+    /// Which instruction set computes.
+    pub profile: Profile,
+    /// Which rows experts see.
+    pub routing: Routing,
+}
+
+impl Engine {
+    /// An engine on this processor's best profile.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, profile: Profile::detect(), routing: Routing::Chosen }
+    }
+
+    /// The same engine with another routing.
+    #[must_use]
+    pub fn with_routing(&self, routing: Routing) -> Self {
+        Self { routing, ..self.clone() }
+    }
+}

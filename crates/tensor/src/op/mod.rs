@@ -1,0 +1,327 @@
+//! Operations as values: what a graph records and a computation runs.
+
+mod experts;
+mod infer;
+mod layout;
+mod linear;
+mod normalize;
+mod positions;
+
+use std::sync::Arc;
+
+use kernels::activation::Activation;
+use kernels::attention::Mask;
+use kernels::rms_norm::Rounded;
+use kernels::rope::Pairing;
+
+pub use experts::{expert_rows, grouped_linear};
+
+use crate::error::{ErrorKind, Result};
+use crate::{DType, Engine, Spec, Tensor};
+
+/// An operation with its attributes; inputs and results are tensors.
+///
+/// Shapes: B batch, T tokens, C channels, H heads, K key-value heads, D head width, O output rows, E experts, N rows of a
+/// flattened batch, R rows handed to experts, k experts of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `x @ w^T (+ bias)`: x (..., C), w (O, C), bias (O) -> (..., O).
+    Linear,
+    /// A linear layer per expert: rows (R, C), offsets (E + 1), E times w (O, C), none or E times bias (O) -> (R, O).
+    GroupedLinear {
+        /// E.
+        experts: usize,
+    },
+    /// Rows of a table: ids (...), table (V, C) -> (..., C).
+    Embedding,
+    /// Root-mean-square normalization: x (..., C), weight (C) or none -> (..., C).
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+        /// Added to the weight.
+        weight_offset: f32,
+        /// When the normalized row is rounded.
+        rounded: Rounded,
+    },
+    /// Layer normalization: x (..., C), none, weight (C), or weight and bias (C) -> (..., C).
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Cosines and sines of positions 0 to T - 1: x (B, T, C) -> cos (T, F), sin (T, F), both f32, rounded to the type of x.
+    RopeTable {
+        /// F inverse frequencies.
+        inverse_frequencies: Arc<[f32]>,
+        /// Factor on cosine and sine.
+        scaling: f32,
+    },
+    /// Rotation of query or key: x (B, T, H, D), cos (T, F), sin (T, F) -> (B, T, H, D); the first 2 F channels turn.
+    Rope {
+        /// Which channels form a pair.
+        pairing: Pairing,
+    },
+    /// Numbers that hide padding: mask (B, T) of 0 and 1 -> (B, T), f32, minus infinity for 0.
+    KeyMask,
+    /// Scaled dot-product attention: q (B, T, H, D), k (B, T, K, D), v (B, T, K, D'), then sinks (H) and key mask (B, T) as
+    /// declared -> (B, T, H, D').
+    Attention(Attention),
+    /// `f(x)`: any shape.
+    Activate(Activation),
+    /// `f(gate) * up`, the activation rounded first: both of one shape.
+    Gated(Activation),
+    /// `a + b`: both of one shape.
+    Add,
+    /// `a * b`: both of one shape.
+    Mul,
+    /// `x * factor`.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// Softmax over the last dimension.
+    Softmax,
+    /// Choice of experts: logits (N, E) -> weights (N, k) in the logits' type, experts (N, k) U32 in falling order of score.
+    Route(Route),
+    /// Rows for experts: x (N, C), experts (N, k) -> rows (R, C), offsets (E + 1) U32, places (N, k) U32.
+    ///
+    /// Rows are in order of expert, then row; `places` says which row of R belongs to a choice.
+    /// Under [`Routing::All`](crate::Routing::All) rows is the view (E, N, C).
+    Dispatch {
+        /// E.
+        experts: usize,
+    },
+    /// The weighted sum of what experts gave: rows (R, C), places (N, k), weights (N, k) -> (N, C).
+    ///
+    /// Experts are added in rising order; each product and each sum is rounded.
+    Combine,
+    /// The same numbers in another float type.
+    Cast {
+        /// The type.
+        dtype: DType,
+    },
+    /// (..., H * D) -> (..., H, D).
+    SplitHeads {
+        /// D.
+        head_dim: usize,
+    },
+    /// (..., H, D) -> (..., H * D).
+    MergeHeads,
+    /// (B, T, C) -> (B * T, C).
+    Flatten,
+    /// x (B * T, C), like (B, T, _) -> (B, T, C).
+    Unflatten,
+    /// Channels `start..start + len` of the last dimension.
+    Narrow {
+        /// First channel.
+        start: usize,
+        /// Number of channels.
+        len: usize,
+    },
+    /// Two dimensions exchanged.
+    Transpose {
+        /// One dimension.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+}
+
+/// Attributes of [`Op::Attention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor on the dot products.
+    pub scale: f32,
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// `c * tanh(score / c)` in place of a score.
+    pub softcap: Option<f32>,
+    /// Whether a score per head without a value is an input.
+    pub sinks: Presence,
+    /// Whether a key mask is an input.
+    pub key_mask: Presence,
+}
+
+/// Whether an optional input is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Given,
+    /// It is not.
+    Absent,
+}
+
+/// Attributes of [`Op::Route`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// k, experts of a row; equal scores go to the lower index.
+    pub n_chosen: usize,
+    /// How logits become weights.
+    pub scores: Scores,
+    /// Whether the chosen weights are divided by their sum.
+    pub normalize: Normalize,
+}
+
+/// How logits become weights, in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// Softmax over all experts, then the choice.
+    Softmax,
+    /// The choice, then softmax over the chosen.
+    SoftmaxOfChosen,
+}
+
+/// Whether the chosen weights are made to sum to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalize {
+    /// They are.
+    ToOne,
+    /// They are left as they are.
+    No,
+}
+
+impl Op {
+    /// The name in a printed graph and in node names.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::GroupedLinear { .. } => "grouped_linear",
+            Self::Embedding => "embedding",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::RopeTable { .. } => "rope_table",
+            Self::Rope { .. } => "rope",
+            Self::KeyMask => "key_mask",
+            Self::Attention(_) => "attention",
+            Self::Activate(_) => "activate",
+            Self::Gated(_) => "gated",
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::Scale { .. } => "scale",
+            Self::Softmax => "softmax",
+            Self::Route(_) => "route",
+            Self::Dispatch { .. } => "dispatch",
+            Self::Combine => "combine",
+            Self::Cast { .. } => "cast",
+            Self::SplitHeads { .. } => "split_heads",
+            Self::MergeHeads => "merge_heads",
+            Self::Flatten => "flatten",
+            Self::Unflatten => "unflatten",
+            Self::Narrow { .. } => "narrow",
+            Self::Transpose { .. } => "transpose",
+        }
+    }
+
+    /// Whether computing it twice costs next to nothing beside a linear layer, so that it may be computed with the weights
+    /// that are current when its consumer runs.
+    pub fn is_prologue(&self) -> bool {
+        match self {
+            Self::RmsNorm { .. }
+            | Self::LayerNorm { .. }
+            | Self::Activate(_)
+            | Self::Gated(_)
+            | Self::Softmax
+            | Self::Route(_)
+            | Self::Dispatch { .. }
+            | Self::Cast { .. }
+            | Self::SplitHeads { .. }
+            | Self::MergeHeads
+            | Self::Flatten
+            | Self::Unflatten
+            | Self::Narrow { .. }
+            | Self::Transpose { .. } => true,
+            Self::Linear
+            | Self::GroupedLinear { .. }
+            | Self::Embedding
+            | Self::RopeTable { .. }
+            | Self::Rope { .. }
+            | Self::KeyMask
+            | Self::Attention(_)
+            | Self::Add
+            | Self::Mul
+            | Self::Scale { .. }
+            | Self::Combine => false,
+        }
+    }
+
+    /// What comes out for what goes in; known extents are checked, symbolic ones are carried.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Arity`], [`ErrorKind::Shape`], [`ErrorKind::DType`], [`ErrorKind::Symbolic`], placed at the operation.
+    pub fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
+        infer::infer(self, inputs).map_err(|error| error.at(self.name()))
+    }
+
+    /// Computes; inputs that nobody else holds may be written over.
+    ///
+    /// # Errors
+    /// Those of [`Op::infer`], [`ErrorKind::Budget`], [`ErrorKind::Index`] and [`ErrorKind::Kernel`], placed at the operation.
+    pub fn forward(&self, engine: &Engine, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let specs: Vec<_> = inputs.iter().map(Spec::of).collect();
+        // Rows of all experts are a view of three dimensions where a trace sees two.
+        if !matches!(self, Self::GroupedLinear { .. }) {
+            self.infer(&specs)?;
+        }
+        self.compute(engine, inputs).map_err(|error| error.at(self.name()))
+    }
+
+    fn compute(&self, engine: &Engine, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let one = |result: Result<Tensor>| result.map(|tensor| vec![tensor]);
+        match self {
+            Self::Linear => one(linear::linear(engine, &inputs)),
+            Self::GroupedLinear { experts } => one(experts::grouped(engine, *experts, &inputs)),
+            Self::Embedding => one(linear::embedding(engine, &inputs[0], &inputs[1])),
+            Self::RmsNorm { eps, weight_offset, rounded } => {
+                one(normalize::rms_norm(engine, [*eps, *weight_offset], *rounded, &inputs))
+            }
+            Self::LayerNorm { eps } => one(normalize::layer_norm(engine, *eps, &inputs)),
+            Self::RopeTable { inverse_frequencies, scaling } => {
+                positions::rope_table(engine, inverse_frequencies, *scaling, &inputs[0])
+            }
+            Self::Rope { pairing } => one(positions::rope(engine, *pairing, inputs)),
+            Self::KeyMask => one(positions::key_mask(engine, &inputs[0])),
+            Self::Attention(attention) => one(positions::attention(engine, attention, &inputs)),
+            Self::Activate(f) => one(normalize::activate(engine, *f, &inputs[0])),
+            Self::Gated(f) => one(normalize::gated(engine, *f, &inputs[0], &inputs[1])),
+            Self::Add => one(normalize::zip(engine, inputs, |a, b| a + b)),
+            Self::Mul => one(normalize::zip(engine, inputs, |a, b| a * b)),
+            Self::Scale { factor } => one(normalize::scale(engine, *factor, &inputs[0])),
+            Self::Softmax => one(normalize::softmax(engine, &inputs[0])),
+            Self::Route(route) => experts::route(engine, route, &inputs[0]),
+            Self::Dispatch { experts } => experts::dispatch(engine, *experts, &inputs[0], &inputs[1]),
+            Self::Combine => one(experts::combine(engine, &inputs)),
+            Self::Cast { dtype } => one(normalize::cast(engine, *dtype, &inputs[0])),
+            Self::SplitHeads { .. }
+            | Self::MergeHeads
+            | Self::Flatten
+            | Self::Unflatten
+            | Self::Narrow { .. }
+            | Self::Transpose { .. } => one(layout::view(engine, self, &inputs)),
+        }
+    }
+}
+
+/// Calls a generic body for the float type that a tensor has.
+macro_rules! with_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            crate::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            crate::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            found => Err(crate::op::not_float("x", found)),
+        }
+    };
+}
+use with_float;
+
+fn not_float(argument: &'static str, found: DType) -> crate::Error {
+    ErrorKind::DType { argument, found, expected: "one of F32, BF16, F16".to_owned() }.into()
+}

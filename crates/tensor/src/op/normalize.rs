@@ -1,0 +1,118 @@
+//! Norms, activations and arithmetic element by element.
+
+use kernels::activation::{self, Activation};
+use kernels::layer_norm::LayerNorm;
+use kernels::rms_norm::{RmsNorm, Rounded};
+use kernels::{Element, cast as casts};
+
+use super::with_float;
+use crate::error::Result;
+use crate::{DType, Engine, Scalar, Tensor};
+
+/// `[eps, weight_offset]`; x (..., C), weight (C) or none.
+pub(super) fn rms_norm(
+    engine: &Engine,
+    [eps, weight_offset]: [f32; 2],
+    rounded: Rounded,
+    inputs: &[Tensor],
+) -> Result<Tensor> {
+    let weight = inputs.get(1).map(Tensor::to_f32).transpose()?;
+    let norm = RmsNorm { weight: weight.as_deref(), weight_offset, eps, rounded };
+    let x = inputs[0].dense(&engine.budget)?;
+    with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| kernels::rms_norm::rms_norm(engine.profile, &norm, width(&inputs[0]), x, y)))
+}
+
+pub(super) fn layer_norm(engine: &Engine, eps: f32, inputs: &[Tensor]) -> Result<Tensor> {
+    let weight = inputs.get(1).map(Tensor::to_f32).transpose()?;
+    let bias = inputs.get(2).map(Tensor::to_f32).transpose()?;
+    let norm = LayerNorm { weight: weight.as_deref(), bias: bias.as_deref(), eps };
+    let x = inputs[0].dense(&engine.budget)?;
+    with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| kernels::layer_norm::layer_norm(engine.profile, &norm, width(&inputs[0]), x, y)))
+}
+
+pub(super) fn softmax(engine: &Engine, x: &Tensor) -> Result<Tensor> {
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), T => map(engine, &x, |from: &[T], y| kernels::softmax::softmax(engine.profile, width(&x), from, y)))
+}
+
+pub(super) fn activate(engine: &Engine, f: Activation, x: &Tensor) -> Result<Tensor> {
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| activation::activate(engine.profile, f, x, y)))
+}
+
+pub(super) fn gated(engine: &Engine, f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let (gate, up) = (gate.dense(&engine.budget)?, up.dense(&engine.budget)?);
+    with_float!(gate.dtype(), T => {
+        let up = up.as_slice::<T>()?;
+        map(engine, &gate, |gate: &[T], y| activation::gated(engine.profile, f, gate, up, y))
+    })
+}
+
+pub(super) fn scale(engine: &Engine, factor: f32, x: &Tensor) -> Result<Tensor> {
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = T::from_f32(x.to_f32() * factor);
+        }
+        Ok(())
+    }))
+}
+
+/// `f(a, b)` in f32, rounded; written over whichever operand nobody else holds.
+pub(super) fn zip(engine: &Engine, inputs: Vec<Tensor>, f: fn(f32, f32) -> f32) -> Result<Tensor> {
+    let dtype = inputs[0].dtype();
+    with_float!(dtype, T => zip_typed::<T>(engine, inputs, f))
+}
+
+fn zip_typed<T: Scalar + Element>(engine: &Engine, inputs: Vec<Tensor>, f: fn(f32, f32) -> f32) -> Result<Tensor> {
+    let mut inputs = inputs.into_iter();
+    let (Some(a), Some(b)) = (inputs.next(), inputs.next()) else {
+        return Err(crate::ErrorKind::Arity { found: 0, expected: "2".to_owned() }.into());
+    };
+    let b = b.dense(&engine.budget)?;
+    let round = |a: T, b: T| T::from_f32(f(Element::to_f32(a), Element::to_f32(b)));
+    match a.into_unique::<T>() {
+        Ok((shape, mut buffer)) => {
+            let data = T::slice_mut(buffer.data_mut()).unwrap_or_default();
+            for (a, &b) in data.iter_mut().zip(b.as_slice::<T>()?) {
+                *a = round(*a, b);
+            }
+            Ok(Tensor::from_unique(shape, buffer))
+        }
+        Err(a) => {
+            let a = a.dense(&engine.budget)?;
+            let (a_data, b_data) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
+            Tensor::build(&engine.budget, a.shape(), |y: &mut [T]| {
+                for ((y, &a), &b) in y.iter_mut().zip(a_data).zip(b_data) {
+                    *y = round(a, b);
+                }
+                Ok(())
+            })
+        }
+    }
+}
+
+pub(super) fn cast(engine: &Engine, dtype: DType, x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), A => with_float!(dtype, B => {
+        let from = x.as_slice::<A>()?;
+        Tensor::build(&engine.budget, x.shape(), |y: &mut [B]| Ok(casts::cast(engine.profile, from, y)?))
+    }))
+}
+
+/// `run` over a dense tensor into a new one of the same shape.
+fn map<T: Scalar>(
+    engine: &Engine,
+    x: &Tensor,
+    run: impl FnOnce(&[T], &mut [T]) -> kernels::Result<()>,
+) -> Result<Tensor> {
+    let from = x.as_slice::<T>()?;
+    Tensor::build(&engine.budget, x.shape(), |y: &mut [T]| Ok(run(from, y)?))
+}
+
+fn width(x: &Tensor) -> usize {
+    x.shape().last().copied().unwrap_or(1)
+}
