@@ -81,8 +81,8 @@ impl Writer {
     pub(super) fn open_on(plan: &OutputPlan, disk: Disk) -> Result<Opened> {
         let layout = Layout::of(&plan.shards)?;
         let record = PlanRecord::of(plan, &layout);
-        let found = guard::look(&plan.dir)?;
-        guard::check_apart(&plan.dir, &plan.inputs)?;
+        let found = guard::look(&plan.dir).map_err(as_cannot_create)?;
+        guard::check_apart(&plan.dir, &plan.inputs).map_err(as_cannot_create)?;
         let finished = record.is_finished(&plan.dir, &layout);
         let overwrite = plan.existing == Existing::Overwrite;
         let has_plan = plan.dir.join(WORK_DIR).join(PLAN).exists();

@@ -7,3 +7,4 @@ mod model_dir;
 mod mutated;
 mod reading;
 mod scheduling;
+mod writing;
