@@ -1,6 +1,7 @@
 //! `quantization_config` of the whole models in `goldens/formats/models.json`: read, rebuilt, written.
 
 use compressed_tensors::{
+    Reader,
     args::{ArgsBuilder, QuantizationArgs, QuantizationStrategy},
     config::{
         Attention, CheckpointConfig, FORMAT_VERSION, ModuleRecord, QuantizationConfig, QuantizationStatus, SchemeTable,
@@ -163,4 +164,43 @@ fn attention_scales_have_one_value_per_head_where_the_strategy_says_so() {
         }
     }
     assert_eq!(n_checks, 7);
+}
+
+/// Numbers from a seed, for mutations that come out the same on every machine.
+fn lcg(state: &mut u64) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize
+}
+
+#[test]
+fn a_damaged_config_is_refused_or_read_as_something_that_can_be_written() {
+    let mut state = 20_260_801;
+    let (mut n_read, mut n_refused) = (0, 0);
+    for (_, golden) in models() {
+        let text = golden["quantization_config"].to_string();
+        for _ in 0..150 {
+            let mut bytes = text.clone().into_bytes();
+            for _ in 0..1 + lcg(&mut state) % 3 {
+                let at = lcg(&mut state) % bytes.len();
+                match lcg(&mut state) % 3 {
+                    0 => bytes[at] = b"0-9[]{}\",:.ntfex"[lcg(&mut state) % 16],
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let Ok(damaged) = String::from_utf8(bytes) else { continue };
+            match QuantizationConfig::parse(&damaged, Reader::Checkpoint) {
+                Ok(config) => {
+                    let again = QuantizationConfig::from_checkpoint_json(&config.to_json()).unwrap();
+                    assert_eq!(again.to_json(), config.to_json(), "{damaged}");
+                    n_read += 1;
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    n_refused += 1;
+                }
+            }
+        }
+    }
+    assert!(n_read > 20 && n_refused > 500, "{n_read} read, {n_refused} refused");
 }
