@@ -16,6 +16,7 @@ pub enum Kind {
 pub(crate) mod sealed {
     use super::Kind;
     use crate::gemm::driver::{self, Update};
+    use crate::gemm::pack::{Pack, Strip};
     use crate::{Mat, MatMut, Profile};
     use half::{bf16, f16};
 
@@ -27,6 +28,17 @@ pub(crate) mod sealed {
         /// `c += a @ b` in the way of `update`.
         #[doc(hidden)]
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update);
+
+        /// Lays rows `lanes` and columns `depth` of `a` out as f32, `width` elements a column.
+        #[doc(hidden)]
+        fn pack(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            lanes: (usize, usize),
+            depth: (usize, usize),
+            width: usize,
+            to: &mut [f32],
+        );
 
         /// The slice itself where the type is f32.
         #[doc(hidden)]
@@ -45,6 +57,17 @@ pub(crate) mod sealed {
         fn f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
             Some(slice)
         }
+
+        fn pack(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            lanes: (usize, usize),
+            depth: (usize, usize),
+            width: usize,
+            to: &mut [f32],
+        ) {
+            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
+        }
     }
 
     impl Sealed for bf16 {
@@ -53,6 +76,17 @@ pub(crate) mod sealed {
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_bf16(profile, a, b, c, update);
         }
+
+        fn pack(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            lanes: (usize, usize),
+            depth: (usize, usize),
+            width: usize,
+            to: &mut [f32],
+        ) {
+            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
+        }
     }
 
     impl Sealed for f16 {
@@ -60,6 +94,17 @@ pub(crate) mod sealed {
 
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_f16(profile, a, b, c, update);
+        }
+
+        fn pack(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            lanes: (usize, usize),
+            depth: (usize, usize),
+            width: usize,
+            to: &mut [f32],
+        ) {
+            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
         }
     }
 }

@@ -136,3 +136,66 @@ pub fn sin_cos_f64(x: f64) -> (f64, f64) {
         _ => (-cos, sin),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distance of an f32 from an exact value, in units of the exact value's last place.
+    fn ulps(got: f32, exact: f64) -> f64 {
+        let exponent = (exact.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor() as i32 - 23).max(-149);
+        (f64::from(got) - exact).abs() / f64::powi(2.0, exponent)
+    }
+
+    fn grid(from: f32, to: f32) -> impl Iterator<Item = f32> {
+        (0..200_000).map(move |i| from + (to - from) * (i as f32 / 200_000.0))
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp_over_its_whole_range() {
+        for x in grid(-103.9, 88.72).chain(grid(-1.0, 1.0)) {
+            assert!(ulps(exp(x), f64::from(x).exp()) <= 2.0, "{x} {}", exp(x));
+        }
+        assert_eq!([exp(0.0), exp(f32::NEG_INFINITY), exp(-1e30), exp(f32::INFINITY)], [1.0, 0.0, 0.0, f32::INFINITY]);
+        assert_eq!(exp(88.8), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_and_erf_are_within_their_stated_errors() {
+        // erf by its series, which converges fast on this range.
+        let erf_exact = |x: f64| {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..200 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            sum * 2.0 / std::f64::consts::PI.sqrt()
+        };
+        for x in grid(-5.0, 5.0) {
+            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() <= 2e-7, "{x}");
+            // The series loses its digits beyond 4, where 1 - |erf| is below 2e-8.
+            let want = if x.abs() < 4.0 { erf_exact(f64::from(x)) } else { f64::from(x.signum()) };
+            assert!((f64::from(erf(x)) - want).abs() <= 4e-7, "{x} {}", erf(x));
+        }
+        assert_eq!([tanh(1e30), tanh(-1e30)], [1.0, -1.0]);
+    }
+
+    #[test]
+    fn f64_functions_are_within_their_stated_errors() {
+        let near = |got: f64, want: f64| (got - want).abs() <= 1e-15 * want.abs().max(f64::MIN_POSITIVE);
+        for i in 1..100_000 {
+            let x = f64::from(i) * 0.0071;
+            assert!(near(exp_f64(x - 355.0), (x - 355.0).exp()), "{x}");
+            assert!((ln_f64(x) - x.ln()).abs() <= 1e-15 * x.ln().abs().max(1.0), "{x}");
+            let angle = f64::from(i) * 15.9;
+            let (sin, cos) = sin_cos_f64(angle);
+            assert!((sin - angle.sin()).abs() <= 1e-15 && (cos - angle.cos()).abs() <= 1e-15, "{angle}");
+            assert!((sin_cos_f64(-x).0 + x.sin()).abs() <= 1e-15);
+        }
+        assert!(((pow_f64(500_000.0, 0.984_375) / 500_000f64.powf(0.984_375)) - 1.0).abs() < 1e-13);
+        assert_eq!([exp_f64(-800.0), exp_f64(800.0), ln_f64(0.0)], [0.0, f64::INFINITY, f64::NEG_INFINITY]);
+        assert!(ln_f64(-1.0).is_nan() && exp_f64(f64::NAN).is_nan() && near(ln_f64(5e-324), 5e-324f64.ln()));
+        assert_eq!(exp_f64(0.0), 1.0);
+    }
+}

@@ -79,9 +79,13 @@ impl Profile {
     /// The profile of every machine.
     pub const PORTABLE: Self = Self(Isa::Portable);
 
-    /// The highest profile of this processor.
+    /// The profile that is fastest on this processor.
+    ///
+    /// It is the highest one, but that `vdpbf16ps` counts only on AMD's processors: there it has twice the rate of f32 products,
+    /// on Intel's half that rate.
     pub fn detect() -> Self {
-        Self::available().last().unwrap_or(Self::PORTABLE)
+        let pays = |it: &Self| it.0 != Isa::Avx512Bf16 || is_amd();
+        Self::available().filter(pays).last().unwrap_or(Self::PORTABLE)
     }
 
     /// All profiles of this processor, in rising order.
@@ -104,6 +108,17 @@ impl Profile {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn is_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_amd() -> bool {
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,10 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn portable_is_available_and_the_detected_profile_is_the_last() {
+    fn portable_is_available_and_the_detected_profile_is_one_of_the_last_two() {
         let all: Vec<_> = Profile::available().collect();
         assert_eq!(all[0], Profile::PORTABLE);
-        assert_eq!(all.last(), Some(&Profile::detect()));
+        assert!(all.iter().rev().take(2).any(|it| *it == Profile::detect()));
         assert!(Profile::new(Isa::Portable).is_ok());
     }
 }

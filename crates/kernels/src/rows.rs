@@ -1,5 +1,7 @@
 //! Sums over a row in a fixed order, and plain loops compiled for each instruction set.
 
+use rayon::prelude::*;
+
 /// Number of partial sums that a row reduction keeps.
 pub(crate) const LANES: usize = 16;
 
@@ -45,6 +47,19 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// Elements of a task of row-wise work.
+pub(crate) const TASK_ELEMENTS: usize = 1 << 15;
+
+/// Runs `f` over chunks of whole rows of x and y, on all threads; `width` divides both lengths.
+pub(crate) fn over_rows<A: Sync, B: Send>(width: usize, x: &[A], y: &mut [B], f: impl Fn(&[A], &mut [B]) + Sync) {
+    let chunk = (TASK_ELEMENTS / width.max(1)).max(1) * width.max(1);
+    if x.len() <= chunk {
+        f(x, y);
+    } else {
+        x.par_chunks(chunk).zip(y.par_chunks_mut(chunk)).for_each(|(x, y)| f(x, y));
+    }
 }
 
 /// Number of rows of `width` that fill `len` exactly.

@@ -1,5 +1,6 @@
 //! Scaled dot-product attention with grouped key-value heads, in memory that does not grow with T^2.
 
+mod blocked;
 pub mod reference;
 
 use crate::error::{Error, ErrorKind, check_len};
@@ -62,13 +63,13 @@ pub struct Attention<'a> {
 /// `out = softmax(scale * q @ k^T + ...) @ v`: q (B, Tq, H, D), k (B, Tk, K, D), v (B, Tk, K, Dv), out (B, Tq, H, Dv).
 ///
 /// Per query a running maximum, sum and weighted sum go over blocks of [`KEY_BLOCK`] keys, counted from key 0, in order, in f32;
-/// a block without a visible key is passed over.
+/// hidden keys have the weight zero (their values must be finite).
 /// Inputs are widened to f32 exactly, the result is rounded once.
 /// A query's result depends on its own inputs alone, not on the queries beside it.
 /// A query that sees no key gives zeros.
 pub fn attention<T: Element>(profile: Profile, plan: &Attention<'_>, qkv: [&[T]; 3], out: &mut [T]) -> Result<()> {
     check(plan, qkv.map(<[T]>::len), out.len())?;
-    reference::attention(profile, plan, qkv, out);
+    blocked::attention(profile, plan, qkv, out);
     Ok(())
 }
 
@@ -116,3 +117,6 @@ impl Attention<'_> {
         (start, end)
     }
 }
+
+#[cfg(test)]
+mod tests;

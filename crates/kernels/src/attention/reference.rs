@@ -18,8 +18,11 @@ pub fn attention<T: Element>(profile: Profile, plan: &Attention<'_>, [q, k, v]: 
                 let mut row = Row::new(plan.sinks.map(|it| it[h]), value_dim);
                 let (first, end) = plan.visible(t);
                 for start in (first / KEY_BLOCK * KEY_BLOCK..end).step_by(KEY_BLOCK) {
-                    let range = start.max(first)..(start + KEY_BLOCK).min(end);
+                    let range = start..(start + KEY_BLOCK).min(keys);
                     let score = |s: usize| {
+                        if s < first || s >= end {
+                            return f32::NEG_INFINITY;
+                        }
                         let pair = |d: usize| (q[d].to_f32(), key(s)[d].to_f32());
                         let mut score = dot_panel(profile, crate::element::Kind::F32, head_dim, pair) * plan.scale;
                         if let Some(cap) = plan.softcap {

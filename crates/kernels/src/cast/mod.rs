@@ -38,3 +38,40 @@ pub(crate) fn widen<A: Element>(profile: Profile, x: &[A], y: &mut [f32]) {
 pub(crate) fn narrow<B: Element>(profile: Profile, x: &[f32], y: &mut [B]) {
     convert(profile, x, y);
 }
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[test]
+    fn all_bf16_and_f16_come_back_and_f32_rounds_as_half_does_under_every_profile() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let (bf16s, f16s): (Vec<bf16>, Vec<f16>) = all.iter().map(|&x| (bf16::from_bits(x), f16::from_bits(x))).unzip();
+        // Values around every bf16, among them all ties.
+        let singles: Vec<f32> = all
+            .iter()
+            .flat_map(|&x| [0, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| f32::from_bits((u32::from(x) << 16) | low)))
+            .collect();
+        for profile in Profile::available() {
+            let mut wide = vec![0.0f32; all.len()];
+            cast(profile, &bf16s, &mut wide).unwrap();
+            assert!(wide.iter().zip(&all).all(|(wide, bits)| wide.to_bits() == u32::from(*bits) << 16));
+            cast(profile, &f16s, &mut wide).unwrap();
+            let same = |(wide, x): (&f32, &f16)| wide.to_bits() == x.to_f32().to_bits() || wide.is_nan() && x.is_nan();
+            assert!(wide.iter().zip(&f16s).all(same));
+            let (mut narrow, mut halves) = (vec![bf16::ZERO; singles.len()], vec![f16::ZERO; singles.len()]);
+            cast(profile, &singles, &mut narrow).unwrap();
+            cast(profile, &singles, &mut halves).unwrap();
+            for ((x, narrow), halves) in singles.iter().zip(&narrow).zip(&halves) {
+                assert_eq!(narrow.to_bits(), bf16::from_f32(*x).to_bits(), "{profile:?} {x}");
+                assert!(
+                    halves.to_bits() == f16::from_f32(*x).to_bits() || x.is_nan() && halves.is_nan(),
+                    "{profile:?} {x}"
+                );
+            }
+        }
+        assert_eq!(cast(Profile::PORTABLE, &[1.0f32], &mut [0.0f32; 2]).unwrap_err().place(), "cast: y");
+    }
+}

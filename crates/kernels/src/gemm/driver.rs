@@ -69,7 +69,7 @@ pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c
 }
 
 /// A packed operand: 64 bytes aligned, panel after panel.
-struct Packed<T> {
+pub(crate) struct Packed<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
@@ -80,16 +80,16 @@ struct Packed<T> {
 struct Line([u8; 64]);
 
 impl<T: Copy> Packed<T> {
-    fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         Self { lines: vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)], len, element: std::marker::PhantomData }
     }
 
-    fn as_mut_slice(&mut self) -> &mut [T] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: the lines hold at least `len` elements, are aligned for T, and T is a number for which zero bytes are valid.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 
-    fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: as in `as_mut_slice`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }

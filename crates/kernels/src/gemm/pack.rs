@@ -5,7 +5,7 @@ use crate::{Element, Isa, Mat, Profile, bf16};
 
 /// A strip of an operand: `lanes` rows of a or columns of b, and a run of k.
 #[derive(Clone, Copy)]
-pub(super) struct Strip<'a, S> {
+pub(crate) struct Strip<'a, S> {
     data: &'a [S],
     lane_stride: usize,
     k_stride: usize,
@@ -15,7 +15,7 @@ pub(super) struct Strip<'a, S> {
 
 impl<'a, S: Copy> Strip<'a, S> {
     /// Rows `rows` and columns `depth` of the left operand.
-    pub(super) fn of_rows(a: Mat<'a, S>, rows: (usize, usize), depth: (usize, usize)) -> Self {
+    pub(crate) fn of_rows(a: Mat<'a, S>, rows: (usize, usize), depth: (usize, usize)) -> Self {
         let offset = rows.0 * a.row_stride() + depth.0 * a.col_stride();
         let data = a.data().get(offset..).unwrap_or_default();
         Self { data, lane_stride: a.row_stride(), k_stride: a.col_stride(), lanes: rows.1, depth: depth.1 }
@@ -27,7 +27,7 @@ impl<'a, S: Copy> Strip<'a, S> {
 }
 
 /// An operand type S that can be laid out as elements T of a tile.
-pub(super) trait Pack<T>: Copy {
+pub(crate) trait Pack<T>: Copy {
     /// Steps that `depth` elements take.
     fn steps(depth: usize) -> usize;
 

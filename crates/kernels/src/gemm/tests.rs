@@ -12,7 +12,9 @@ pub(crate) fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        T::from_f32(((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * if state.is_multiple_of(8) { 8.0 } else { 1.0 })
+        T::from_f32(
+            ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * if state.is_multiple_of(8) { 8.0 } else { 1.0 },
+        )
     };
     (0..len).map(next).collect()
 }

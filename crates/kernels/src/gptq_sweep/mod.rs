@@ -1,5 +1,6 @@
 //! The GPTQ rounding sweep: columns are rounded in order, and each column's error is spread over the columns after it.
 
+mod blocked;
 pub mod reference;
 mod rounding;
 
@@ -15,8 +16,6 @@ pub struct Sweep<'a> {
     pub rows: usize,
     /// C, columns of the weight.
     pub cols: usize,
-    /// Columns after which errors reach the columns beyond the block (`block_size` of a recipe, at least 1).
-    pub block: usize,
     /// U (C, C) upper, H^-1 = U^T U, in the order of the columns as given.
     pub factor: &'a [f32],
     /// Kind of code.
@@ -37,14 +36,15 @@ pub struct Sweep<'a> {
 
 /// Rounds `w` (R, C) in place and adds each row's loss to `loss` (R).
 ///
-/// For each column i: `q = quantize_dequantize(w_i)`, `err = (w_i - q) / U_ii`, `loss += err^2 / 2`; columns j of the same
-/// block lose `err * U_ij` at once, in rising order of i, fused; columns beyond the block lose the sum of `err_i * U_ij` over
-/// the block (a chain from zero in rising order of i, as in [`crate::gemm`]) when the block is done.
+/// For each column i in order: `q = quantize_dequantize(w_i)`, `err = (w_i - q) / U_ii`, `loss += err^2 / 2`, and every later
+/// column j becomes `w_j - err * U_ij`, fused (portable: rounded twice).
+/// A recipe's block size only says when later columns are brought up to date; here it does not reach the bits, and the kernel
+/// picks its own.
 /// Rows are independent of one another, so that stacked weights give the bits of each alone.
 /// All arithmetic is f32.
 pub fn sweep(profile: Profile, plan: &Sweep<'_>, w: &mut [f32], loss: &mut [f32]) -> Result<()> {
     check(plan, w.len(), loss.len())?;
-    reference::sweep(profile, plan, w, loss);
+    blocked::sweep(profile, plan, w, loss);
     Ok(())
 }
 
@@ -54,10 +54,9 @@ fn check(plan: &Sweep<'_>, w_len: usize, loss_len: usize) -> Result<()> {
     check_len("gptq_sweep: loss", loss_len, &[rows])?;
     check_len("gptq_sweep: factor", plan.factor.len(), &[cols, cols])?;
     check_len("gptq_sweep: group_of_col", plan.group_of_col.len(), &[cols])?;
-    for (name, extent) in [("gptq_sweep: block", plan.block), ("gptq_sweep: rows_per_scale", plan.rows_per_scale)] {
-        if extent == 0 {
-            return Err(Error::new(name, ErrorKind::Extent { found: 0, expected: "at least 1".into() }));
-        }
+    if plan.rows_per_scale == 0 {
+        let kind = ErrorKind::Extent { found: 0, expected: "at least 1".into() };
+        return Err(Error::new("gptq_sweep: rows_per_scale", kind));
     }
     let scale_rows = rows.div_ceil(plan.rows_per_scale);
     check_len("gptq_sweep: scales", plan.scales.len(), &[scale_rows, groups])?;
@@ -72,3 +71,6 @@ fn check(plan: &Sweep<'_>, w_len: usize, loss_len: usize) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

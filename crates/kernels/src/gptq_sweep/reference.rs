@@ -13,28 +13,16 @@ pub fn sweep(profile: Profile, plan: &Sweep<'_>, W: &mut [f32], loss: &mut [f32]
     }
     for (row, (W, loss)) in W.chunks_exact_mut(C).zip(loss).enumerate() {
         let scale_row = row / plan.rows_per_scale * plan.groups;
-        for start in (0..C).step_by(plan.block) {
-            let end = start.saturating_add(plan.block).min(C);
-            let mut errors = Vec::with_capacity(end - start);
-            for i in start..end {
-                let group = scale_row + plan.group_of_col[i] as usize;
-                let zero_point = plan.zero_points.map(|it| it[group]);
-                let q = quantize_dequantize(plan.rounding, plan.scale_type, W[i], plan.scales[group], zero_point);
-                let err = (W[i] - q) / U[i * C + i];
-                *loss += err * err * 0.5;
-                for j in i + 1..end {
-                    W[j] = multiply_add(profile, -err, U[i * C + j], W[j]);
-                }
-                W[i] = q;
-                errors.push(err);
+        for i in 0..C {
+            let group = scale_row + plan.group_of_col[i] as usize;
+            let zero_point = plan.zero_points.map(|it| it[group]);
+            let q = quantize_dequantize(plan.rounding, plan.scale_type, W[i], plan.scales[group], zero_point);
+            let err = (W[i] - q) / U[i * C + i];
+            *loss += err * err * 0.5;
+            for j in i + 1..C {
+                W[j] = multiply_add(profile, -err, U[i * C + j], W[j]);
             }
-            for j in end..C {
-                let mut sum = 0.0;
-                for (i, &err) in (start..end).zip(&errors) {
-                    sum = multiply_add(profile, err, U[i * C + j], sum);
-                }
-                W[j] -= sum;
-            }
+            W[i] = q;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Quantize-dequantize of one value, in the arithmetic of compressed-tensors.
 
-use crate::Element;
+use crate::{Element, bf16, f16};
 
 /// Kind of code and its range.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,9 +29,9 @@ impl Rounding {
     #[inline(always)]
     pub fn round(self, y: f32) -> f32 {
         match self {
-            Self::Int { lowest, highest } => clamp(y, lowest, highest).round_ties_even(),
-            Self::Fp8E4m3 => round_e4m3(clamp(y, -448.0, 448.0)),
-            Self::Fp4E2m1 => round_e2m1(clamp(y, -6.0, 6.0)),
+            Self::Int { lowest, highest } => round_int(y, lowest, highest),
+            Self::Fp8E4m3 => round_e4m3(y),
+            Self::Fp4E2m1 => round_e2m1(y),
         }
     }
 }
@@ -53,8 +53,8 @@ impl ScaleType {
     pub fn round(self, x: f32) -> f32 {
         match self {
             Self::F32 => x,
-            Self::Bf16 => half::bf16::from_f32(x).to_f32(),
-            Self::F16 => <half::f16 as Element>::from_f32(x).to_f32(),
+            Self::Bf16 => <bf16 as Element>::from_f32(x).to_f32(),
+            Self::F16 => <f16 as Element>::from_f32(x).to_f32(),
         }
     }
 }
@@ -69,12 +69,31 @@ pub fn quantize_dequantize(
     scale: f32,
     zero_point: Option<f32>,
 ) -> f32 {
-    let y = w / scale;
-    let centred = match zero_point {
-        None => rounding.round(y),
-        Some(zero_point) => scale_type.round(rounding.round(y + zero_point)) - scale_type.round(zero_point),
-    };
-    scale_type.round(scale_type.round(centred) * scale)
+    let round = |y| rounding.round(y);
+    let narrow = |x| scale_type.round(x);
+    match zero_point {
+        None => symmetric(round, narrow, w, scale),
+        Some(zero_point) => asymmetric(round, narrow, w, scale, zero_point),
+    }
+}
+
+/// With a zero point of 0.
+#[inline(always)]
+pub(super) fn symmetric(round: impl Fn(f32) -> f32, narrow: impl Fn(f32) -> f32, w: f32, scale: f32) -> f32 {
+    narrow(narrow(round(w / scale)) * scale)
+}
+
+/// With a zero point that is added before the clamp.
+#[inline(always)]
+pub(super) fn asymmetric(
+    round: impl Fn(f32) -> f32,
+    narrow: impl Fn(f32) -> f32,
+    w: f32,
+    scale: f32,
+    zero_point: f32,
+) -> f32 {
+    let centred = narrow(narrow(round(w / scale + zero_point)) - narrow(zero_point));
+    narrow(centred * scale)
 }
 
 #[inline(always)]
@@ -83,26 +102,39 @@ fn clamp(y: f32, lowest: f32, highest: f32) -> f32 {
     if y > highest { highest } else { y }
 }
 
-/// Nearest e4m3 value of a number within +-448, ties to even.
+/// `y + shift - shift`, with the sign of `y` kept at zero: drops the bits below the spacing that `shift` has, ties to even.
 #[inline(always)]
-fn round_e4m3(y: f32) -> f32 {
-    // Spacing is 2^-3 of the power of two, and 2^-9 below the smallest normal number 2^-6.
-    let exponent = y.to_bits() & 0x7f80_0000;
-    let floor = (127 - 6) << 23;
-    let exponent = if exponent < floor { floor } else { exponent };
-    // Adding 1.5 * 2^23 spacings drops the bits below one spacing, rounding to even.
-    let shift = f32::from_bits(exponent + (20 << 23)) * 1.5;
+fn drop_bits(y: f32, shift: f32) -> f32 {
     let rounded = (y + shift) - shift;
     f32::from_bits(rounded.to_bits() | (y.to_bits() & 0x8000_0000))
 }
 
-/// Nearest e2m1 value of a number within +-6, ties to the even code.
+/// Nearest integer within a range of at most 2^16.
 #[inline(always)]
-fn round_e2m1(y: f32) -> f32 {
+pub(super) fn round_int(y: f32, lowest: f32, highest: f32) -> f32 {
+    // 1.5 * 2^23, whose spacing is 1.
+    drop_bits(clamp(y, lowest, highest), 12_582_912.0)
+}
+
+/// Nearest e4m3 value.
+#[inline(always)]
+pub(super) fn round_e4m3(y: f32) -> f32 {
+    // The spacing is 2^-3 of the power of two, and 2^-9 below the smallest normal number 2^-6.
+    narrow_float(clamp(y, -448.0, 448.0), 127 - 6, 20)
+}
+
+/// Nearest e2m1 value.
+#[inline(always)]
+pub(super) fn round_e2m1(y: f32) -> f32 {
+    // The spacing is half the power of two, and 1/2 below 1.
+    narrow_float(clamp(y, -6.0, 6.0), 127, 22)
+}
+
+/// Drops `bits` of the 23 fraction bits, as if the exponent were at least `lowest_exponent`.
+#[inline(always)]
+fn narrow_float(y: f32, lowest_exponent: u32, bits: u32) -> f32 {
     let exponent = y.to_bits() & 0x7f80_0000;
-    let floor = 127 << 23;
+    let floor = lowest_exponent << 23;
     let exponent = if exponent < floor { floor } else { exponent };
-    let shift = f32::from_bits(exponent + (22 << 23)) * 1.5;
-    let rounded = (y + shift) - shift;
-    f32::from_bits(rounded.to_bits() | (y.to_bits() & 0x8000_0000))
+    drop_bits(y, f32::from_bits(exponent + (bits << 23)) * 1.5)
 }

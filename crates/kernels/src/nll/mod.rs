@@ -2,7 +2,10 @@
 
 pub mod reference;
 
-use crate::error::check_len;
+use rayon::prelude::*;
+
+use crate::error::{Error, ErrorKind, check_len};
+use crate::rows::twins;
 use crate::{Profile, Result};
 
 /// Columns of a vocabulary tile; a numerics constant.
@@ -47,17 +50,23 @@ pub fn merge_tile(
     check_len("nll: targets", targets.len(), &[state.len()])?;
     let width = logits.len().checked_div(state.len()).unwrap_or(0);
     check_len("nll: logits", logits.len(), &[state.len(), width])?;
-    let _ = profile;
-    reference::merge_tile(logits, first_token, targets, state);
+    if width > 0 {
+        let rows = logits.par_chunks(width).zip(targets.par_chunks(1)).zip(state.par_chunks_mut(1));
+        rows.for_each(|((logits, target), state)| merge_rows(profile, logits, first_token, target, state));
+    }
     Ok(())
+}
+
+twins! {
+    /// The loop on this thread; lengths agree.
+    fn merge_rows(logits: &[f32], first_token: usize, targets: &[u32], state: &mut [RowState]) = reference::merge_tile;
 }
 
 /// Negative log-likelihood of each row of whole logits: logits (rows, V), targets (rows), each below V; out (rows).
 ///
 /// Equal to [`merge_tile`] over tiles of [`VOCABULARY_TILE`].
-/// A target beyond V is [`Index`](crate::ErrorKind::Index).
+/// A target beyond V is [`Index`](ErrorKind::Index).
 pub fn nll(profile: Profile, logits: &[f32], targets: &[u32], out: &mut [f64]) -> Result<()> {
-    use crate::error::{Error, ErrorKind};
     check_len("nll: out", out.len(), &[targets.len()])?;
     let width = logits.len().checked_div(targets.len()).unwrap_or(0);
     check_len("nll: logits", logits.len(), &[targets.len(), width])?;
@@ -65,12 +74,61 @@ pub fn nll(profile: Profile, logits: &[f32], targets: &[u32], out: &mut [f64]) -
         let kind = ErrorKind::Index { found: targets[position] as usize, position, bound: width };
         return Err(Error::new("nll: targets", kind));
     }
-    for ((row, target), out) in logits.chunks_exact(width.max(1)).zip(targets).zip(out) {
+    let rows = logits.par_chunks(width.max(1)).zip(targets.par_chunks(1)).zip(out);
+    rows.for_each(|((row, target), out)| {
         let mut state = [RowState::default()];
         for (idx, tile) in row.chunks(VOCABULARY_TILE).enumerate() {
-            merge_tile(profile, tile, idx * VOCABULARY_TILE, &[*target], &mut state)?;
+            merge_rows(profile, tile, idx * VOCABULARY_TILE, target, &mut state);
         }
         *out = state[0].nll().unwrap_or(f64::NAN);
-    }
+    });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::gemm::tests::numbers;
+
+    const VOCABULARY: usize = 2 * VOCABULARY_TILE + 100;
+
+    #[test]
+    fn tiles_and_whole_rows_give_the_same_bits_under_every_profile() {
+        let logits = numbers::<f32>(3 * VOCABULARY, 1);
+        let targets = [0, VOCABULARY_TILE as u32, VOCABULARY as u32 - 1];
+        let mut want = None;
+        for profile in Profile::available() {
+            let mut whole = [0.0; 3];
+            nll(profile, &logits, &targets, &mut whole).unwrap();
+            let mut state = [RowState::default(); 3];
+            for start in (0..VOCABULARY).step_by(VOCABULARY_TILE) {
+                let end = (start + VOCABULARY_TILE).min(VOCABULARY);
+                let tile: Vec<f32> = logits.chunks(VOCABULARY).flat_map(|row| row[start..end].to_vec()).collect();
+                merge_tile(profile, &tile, start, &targets, &mut state).unwrap();
+            }
+            assert_eq!(state.map(|row| row.nll().unwrap()), whole);
+            assert_eq!(*want.get_or_insert(whole), whole, "{profile:?}");
+        }
+        for ((row, target), got) in logits.chunks(VOCABULARY).zip(targets).zip(want.unwrap()) {
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            // 256 f32 additions a lane of a tile, and exponentials of 2 ulp.
+            assert!((got - (sum.ln() - f64::from(row[target as usize]))).abs() < 2e-6);
+        }
+    }
+
+    #[test]
+    fn a_target_beyond_the_vocabulary_is_told_and_one_whose_tile_has_not_come_has_no_value() {
+        let error = nll(Profile::PORTABLE, &[0.0; 6], &[1, 3], &mut [0.0; 2]).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Index { found: 3, position: 1, bound: 3 });
+        let mut state = [RowState::default()];
+        merge_tile(Profile::PORTABLE, &[0.0, 1.0], 0, &[2], &mut state).unwrap();
+        assert_eq!(state[0].nll(), None);
+        merge_tile(Profile::PORTABLE, &[f32::NEG_INFINITY, 5.0], 2, &[3], &mut state).unwrap();
+        assert_eq!(state[0].target, Some(5.0));
+        assert_eq!(
+            merge_tile(Profile::PORTABLE, &[0.0; 3], 0, &[0, 0], &mut state).unwrap_err().place(),
+            "nll: targets"
+        );
+    }
 }

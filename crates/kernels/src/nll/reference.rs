@@ -5,6 +5,7 @@ use crate::elementary::{exp, exp_f64};
 use crate::rows::{lane_max, lane_sum};
 
 /// Row after row; lengths agree.
+#[inline(always)]
 pub fn merge_tile(logits: &[f32], first_token: usize, targets: &[u32], state: &mut [RowState]) {
     let width = logits.len().checked_div(state.len()).unwrap_or(0);
     if width == 0 {

@@ -2,7 +2,10 @@
 
 pub mod reference;
 
+use rayon::prelude::*;
+
 use crate::error::{Error, ErrorKind, check_len};
+use crate::rows::twins;
 use crate::{Element, Profile, Result};
 
 /// Which channels form a pair.
@@ -50,9 +53,18 @@ pub fn rope<T: Element>(profile: Profile, plan: &Rope<'_>, x: &mut [T]) -> Resul
         let expected = format!("a multiple of the {tokens} lines of the tables");
         return Err(Error::new("rope: rows of x", ErrorKind::Extent { found: rows, expected }));
     }
-    let _ = profile;
-    reference::rope(plan, x);
+    if width == 0 || rotary_dim == 0 {
+        return Ok(());
+    }
+    // Every chunk of rows knows its first line of the tables.
+    let chunk = (crate::rows::TASK_ELEMENTS / width).max(1);
+    x.par_chunks_mut(chunk * width).enumerate().for_each(|(idx, x)| turn_rows(profile, plan, idx * chunk, x));
     Ok(())
+}
+
+twins! {
+    /// The loop on this thread, from row `first`; arguments agree.
+    fn turn_rows<T>(plan: &Rope<'_>, first: usize, x: &mut [T]) = reference::rope;
 }
 
 /// Cosines and sines (T, F) of `position * inverse_frequency`, times `scaling`: the angle is rounded to f32, its cosine is that
@@ -75,4 +87,74 @@ pub fn inverse_frequencies(base: f64, rotary_dim: usize) -> Vec<f32> {
         1.0 / (crate::elementary::pow_f64(base, f64::from(exponent)) as f32)
     };
     (0..rotary_dim / 2).map(power).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::gemm::tests::numbers;
+
+    fn agree<T: Element>() {
+        let positions: Vec<u32> = (0..37).collect();
+        for (head_dim, rotary_dim) in [(2, 2), (16, 16), (20, 12), (128, 128), (8, 0)] {
+            let (cos, sin) = table(&positions, &inverse_frequencies(1e4, rotary_dim), 1.0);
+            for pairing in [Pairing::Half, Pairing::Interleaved] {
+                let plan = Rope { heads: 3, head_dim, rotary_dim, pairing, cos: &cos, sin: &sin };
+                let x = numbers::<T>(6 * 37 * 3 * head_dim, 1);
+                let mut want = x.clone();
+                reference::rope(&plan, 0, &mut want);
+                for profile in Profile::available() {
+                    let mut got = x.clone();
+                    rope(profile, &plan, &mut got).unwrap();
+                    assert_eq!(got, want, "{profile:?} {plan:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_profiles_have_the_bits_of_the_reference() {
+        agree::<f32>();
+        agree::<bf16>();
+    }
+
+    #[test]
+    fn pairs_turn_by_their_angle_and_the_rest_stays() {
+        let (cos, sin) = table(&[3], &[0.5], 1.0);
+        let half = Rope { heads: 1, head_dim: 3, rotary_dim: 2, pairing: Pairing::Half, cos: &cos, sin: &sin };
+        let mut x = [1.0f32, 0.0, 7.0];
+        rope(Profile::detect(), &half, &mut x).unwrap();
+        assert_eq!(x, [1.5f64.cos() as f32, 1.5f64.sin() as f32, 7.0]);
+        let (ones, zeros) = ([1.0; 2], [0.0; 2]);
+        let (cos, sin) = ([0.0; 2], [1.0; 2]);
+        let turned = |pairing| {
+            let mut x = [1.0f32, 2.0, 3.0, 4.0];
+            let plan = Rope { heads: 1, head_dim: 4, rotary_dim: 4, pairing, cos: &cos, sin: &sin };
+            rope(Profile::detect(), &plan, &mut x).unwrap();
+            x
+        };
+        assert_eq!(turned(Pairing::Half), [-3.0, -4.0, 1.0, 2.0]);
+        assert_eq!(turned(Pairing::Interleaved), [-2.0, 1.0, -4.0, 3.0]);
+        let odd = Rope { heads: 1, head_dim: 4, rotary_dim: 3, pairing: Pairing::Half, cos: &ones, sin: &zeros };
+        assert_eq!(rope(Profile::detect(), &odd, &mut x).unwrap_err().place(), "rope: rotary_dim");
+    }
+
+    #[test]
+    fn tables_are_cosines_of_f32_angles() {
+        let frequencies = inverse_frequencies(500_000.0, 128);
+        assert_eq!((frequencies.len(), frequencies[0]), (64, 1.0));
+        let positions = [0, 1, 4095, 131_071];
+        let (cos, sin) = table(&positions, &frequencies, 1.0);
+        for (line, &position) in positions.iter().enumerate() {
+            for (i, &frequency) in frequencies.iter().enumerate() {
+                let exact = 1.0 / 500_000f64.powf(2.0 * i as f64 / 128.0);
+                // The power is rounded once, the quotient once more.
+                assert!((f64::from(frequency) / exact - 1.0).abs() < 1.3e-7, "{i}");
+                let angle = f64::from(position as f32 * frequency);
+                assert_eq!((cos[line * 64 + i], sin[line * 64 + i]), (angle.cos() as f32, angle.sin() as f32));
+            }
+        }
+    }
 }

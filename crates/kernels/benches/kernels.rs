@@ -1,0 +1,317 @@
+//! Rates of the kernels, beside the reference loop and beside the peak that this machine reaches in the same run.
+//!
+//! `cargo bench -p llmcompressor-kernels -- [words of the lines wanted]`
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints rates; a failure ends it")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use kernels::activation::{self, Activation};
+use kernels::attention::{self, Attention, Mask};
+use kernels::gemm::{self, reference};
+use kernels::gptq_sweep::{self, Rounding, ScaleType, Sweep};
+use kernels::rms_norm::{self, RmsNorm, Rounded};
+use kernels::{Element, Isa, Mat, MatMut, Profile, bf16, cast, cholesky, softmax, syrk};
+
+mod peak;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    // LLMC_PROFILE names a profile other than the one that the processor gets by itself.
+    let named = std::env::var("LLMC_PROFILE").ok().map(|name| Profile::new(name.parse().unwrap()).unwrap());
+    let bench = Bench { words, profile: named.unwrap_or(Profile::detect()), peaks: peak::measure() };
+    let threads = rayon::current_num_threads();
+    println!("profile {}, {threads} threads", bench.profile.isa());
+    println!(
+        "peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, copy {:.1} GB/s",
+        bench.peaks.f32, bench.peaks.bf16, bench.peaks.copy
+    );
+    println!("{:<44} {:>10} {:>10} {:>10} {:>8}", "", "ms", "rate", "of peak", "x ref");
+    bench.gemm::<f32>();
+    bench.gemm::<bf16>();
+    bench.syrk::<f32>();
+    bench.syrk::<bf16>();
+    bench.cholesky();
+    bench.sweep();
+    bench.attention::<f32>();
+    bench.attention::<bf16>();
+    bench.rows::<f32>();
+    bench.rows::<bf16>();
+}
+
+struct Bench {
+    words: Vec<String>,
+    profile: Profile,
+    peaks: peak::Peaks,
+}
+
+/// What a line's rate counts, and so which peak it is held against.
+#[derive(Clone, Copy)]
+enum Work {
+    F32(f64),
+    Bf16(f64),
+    Bytes(f64),
+}
+
+impl Bench {
+    fn wanted(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
+    }
+
+    /// Runs `fast` for its median time, and `plain` once over `plain_share` of the work.
+    fn line(&self, name: &str, work: Work, plain_share: f64, mut fast: impl FnMut(), plain: impl FnOnce()) {
+        if !self.wanted(name) {
+            return;
+        }
+        let time = median(&mut fast);
+        let start = Instant::now();
+        plain();
+        let plain_time = start.elapsed().as_secs_f64() / plain_share;
+        let (amount, peak, unit) = match work {
+            Work::F32(amount) => (amount, self.peaks.f32, "GF/s"),
+            Work::Bf16(amount) => (amount, self.peaks.bf16, "GF/s"),
+            Work::Bytes(amount) => (amount, self.peaks.copy, "GB/s"),
+        };
+        let rate = amount / time * 1e-9;
+        let share = 100.0 * rate / peak;
+        println!("{name:<44} {:>10.3} {rate:>6.0} {unit} {share:>8.0} % {:>8.1}", time * 1e3, plain_time / time);
+    }
+
+    fn work<T: Element>(&self, flops: f64) -> Work {
+        if size_of::<T>() == 2 && self.profile.isa() == Isa::Avx512Bf16 { Work::Bf16(flops) } else { Work::F32(flops) }
+    }
+
+    fn gemm<T: Element>(&self) {
+        for (rows, depth, cols) in [(2048, 4096, 4096), (512, 1024, 4096), (4096, 256, 1024), (1, 4096, 4096)] {
+            let name = format!("gemm {} ({rows}, {depth}, {cols})", type_name::<T>());
+            let (x, w) = (numbers::<T>(rows * depth), numbers::<T>(cols * depth));
+            let (x, w) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+            let mut y = vec![0.0f32; rows * cols];
+            let mut few = [0.0f32; 16];
+            let (some_x, some_w) = (numbers::<T>(4 * depth), numbers::<T>(4 * depth));
+            let flops = 2.0 * (rows * depth * cols) as f64;
+            self.line(
+                &name,
+                self.work::<T>(flops),
+                32.0 * depth as f64 / flops,
+                || gemm::linear(self.profile, x, w, None, MatMut::new(&mut y, rows, cols).unwrap()).unwrap(),
+                || {
+                    let (x, w) = (Mat::new(&some_x, 4, depth).unwrap(), Mat::new(&some_w, 4, depth).unwrap());
+                    reference::matmul(self.profile, x, w.transposed(), None, MatMut::new(&mut few, 4, 4).unwrap());
+                },
+            );
+        }
+    }
+
+    fn syrk<T: Element>(&self) {
+        for (tokens, cols) in [(8192, 4096), (512, 1024), (2048, 2816)] {
+            let name = format!("syrk {} ({tokens}, {cols})", type_name::<T>());
+            let x = numbers::<T>(tokens * cols);
+            let mut h = vec![0.0f32; cols * cols];
+            let few = numbers::<T>(tokens * 4);
+            let flops = (tokens * cols * (cols + 1)) as f64;
+            self.line(
+                &name,
+                self.work::<T>(flops),
+                (tokens * 4 * 5) as f64 / flops,
+                || syrk::accumulate(self.profile, Mat::new(&x, tokens, cols).unwrap(), &mut h).unwrap(),
+                || syrk::reference::accumulate(self.profile, Mat::new(&few, tokens, 4).unwrap(), &mut [0.0; 16]),
+            );
+        }
+    }
+
+    fn cholesky(&self) {
+        for n in [1024, 2816] {
+            let mut h = vec![0.0f32; n * n];
+            let x = numbers::<f32>(n * n);
+            syrk::accumulate(self.profile, Mat::new(&x, n, n).unwrap(), &mut h).unwrap();
+            (0..n).for_each(|i| h[i * n + i] += n as f32 * 0.1);
+            let (cubed, mut scratch) = ((n as f64).powi(3), h.clone());
+            let small = 256.min(n);
+            let mut plain: Vec<f32> =
+                (0..small * small).map(|i| if i % (small + 1) == 0 { 1.0 } else { 1e-4 }).collect();
+            let share = (small as f64).powi(3) / cubed;
+            // Each line copies the matrix first, which is part of its time.
+            self.line(
+                &format!("inverse factor f32 ({n})"),
+                Work::F32(cubed * 2.0 / 3.0),
+                share,
+                || {
+                    scratch.copy_from_slice(&h);
+                    cholesky::inverse_factor_f32(self.profile, &mut scratch, n).unwrap();
+                },
+                || {
+                    cholesky::reference::factor_f32(self.profile, &mut plain, small).unwrap();
+                    cholesky::reference::invert_lower_f32(self.profile, &mut plain, small);
+                },
+            );
+            let mut lower = h.clone();
+            lower.reverse();
+            self.line(
+                &format!("cholesky f32 ({n})"),
+                Work::F32(cubed / 3.0),
+                share,
+                || {
+                    scratch.copy_from_slice(&lower);
+                    cholesky::factor_f32(self.profile, &mut scratch, n).unwrap();
+                },
+                || cholesky::reference::factor_f32(self.profile, &mut plain, small).unwrap(),
+            );
+        }
+    }
+}
+
+/// The sweep, attention and row-wise kernels.
+impl Bench {
+    fn sweep(&self) {
+        for (rows, cols) in [(1024, 1024), (1024, 2816), (2816, 1024)] {
+            let (groups, weight) = (cols / 128, numbers::<f32>(rows * cols));
+            let mut factor = numbers::<f32>(cols * cols);
+            (0..cols).for_each(|i| factor[i * cols + i] = 40.0);
+            let scales = vec![0.1f32; rows * groups];
+            let group_of_col: Vec<u32> = (0..cols as u32).map(|i| i * 37 % groups as u32).collect();
+            let plan = |rows| Sweep {
+                rows,
+                cols,
+                factor: &factor,
+                rounding: Rounding::int(4),
+                scale_type: ScaleType::Bf16,
+                scales: &scales[..rows * groups],
+                zero_points: None,
+                groups,
+                group_of_col: &group_of_col,
+                rows_per_scale: 1,
+            };
+            let (mut w, mut loss) = (weight.clone(), vec![0.0; rows]);
+            // The weight is copied first, which is part of the time.
+            self.line(
+                &format!("gptq sweep int4, ordered ({rows}, {cols})"),
+                Work::F32((rows * cols * cols) as f64),
+                8.0 / rows as f64,
+                || {
+                    w.copy_from_slice(&weight);
+                    gptq_sweep::sweep(self.profile, &plan(rows), &mut w, &mut loss).unwrap();
+                },
+                || {
+                    let mut w = weight[..8 * cols].to_vec();
+                    gptq_sweep::reference::sweep(self.profile, &plan(8), &mut w, &mut [0.0; 8]);
+                },
+            );
+        }
+    }
+
+    fn attention<T: Element>(&self) {
+        for (batch, tokens, heads, kv_heads, dim) in [(4, 512, 16, 4, 64), (1, 2048, 32, 8, 128)] {
+            let plan = |tokens| Attention {
+                batch,
+                queries: tokens,
+                keys: tokens,
+                heads,
+                kv_heads,
+                head_dim: dim,
+                value_dim: dim,
+                scale: 0.1,
+                mask: Mask::Causal,
+                softcap: None,
+                bias: None,
+                sinks: None,
+            };
+            let q = numbers::<T>(batch * tokens * heads * dim);
+            let [k, v] = [(); 2].map(|()| numbers::<T>(batch * tokens * kv_heads * dim));
+            let mut out = vec![T::default(); q.len()];
+            let few = 32;
+            let flops = |tokens: usize| 2.0 * (batch * heads * dim * tokens * (tokens + 1)) as f64;
+            self.line(
+                &format!("attention {} causal ({batch}, {tokens}, {heads}, {dim})", type_name::<T>()),
+                Work::F32(flops(tokens)),
+                flops(few) / flops(tokens),
+                || attention::attention(self.profile, &plan(tokens), [&q, &k, &v], &mut out).unwrap(),
+                || {
+                    let (queries, keys) = (batch * few * heads * dim, batch * few * kv_heads * dim);
+                    let some = [&q[..queries], &k[..keys], &v[..keys]];
+                    attention::reference::attention(self.profile, &plan(few), some, &mut vec![T::default(); queries]);
+                },
+            );
+        }
+    }
+
+    fn rows<T: Element>(&self) {
+        let (rows, width) = (2048, 4096);
+        let (x, up) = (numbers::<T>(rows * width), numbers::<T>(rows * width));
+        let (mut y, mut plain) = (vec![T::default(); x.len()], vec![T::default(); x.len()]);
+        let weight = numbers::<f32>(width);
+        let bytes = |passes: usize| Work::Bytes((passes * size_of_val(&x[..])) as f64);
+        let (profile, name) = (self.profile, type_name::<T>());
+        let norm = RmsNorm { weight: Some(&weight), weight_offset: 0.0, eps: 1e-5, rounded: Rounded::BeforeWeight };
+        self.line(
+            &format!("rms_norm {name} ({rows}, {width})"),
+            bytes(2),
+            1.0,
+            || rms_norm::rms_norm(profile, &norm, width, &x, &mut y).unwrap(),
+            || rms_norm::reference::rms_norm(&norm, width, &x, &mut plain),
+        );
+        self.line(
+            &format!("softmax {name} ({rows}, {width})"),
+            bytes(2),
+            1.0,
+            || softmax::softmax(profile, width, &x, &mut y).unwrap(),
+            || softmax::reference::softmax(width, &x, &mut plain),
+        );
+        self.line(
+            &format!("silu gated {name} ({rows}, {width})"),
+            bytes(3),
+            1.0,
+            || activation::gated(profile, Activation::Silu, &x, &up, &mut y).unwrap(),
+            || activation::reference::gated(Activation::Silu, &x, &up, &mut plain),
+        );
+        let mut wide = vec![0.0f32; x.len()];
+        let both = Work::Bytes((rows * width * (size_of::<T>() + 4)) as f64);
+        let (mut plain_wide, mut back) = (wide.clone(), vec![T::default(); x.len()]);
+        self.line(
+            &format!("cast {name} to f32 ({rows}, {width})"),
+            both,
+            1.0,
+            || cast::cast(profile, &x, &mut wide).unwrap(),
+            || cast::reference::cast(&x, &mut plain_wide),
+        );
+        self.line(
+            &format!("cast f32 to {name} ({rows}, {width})"),
+            both,
+            1.0,
+            || cast::cast(profile, &wide, &mut back).unwrap(),
+            || cast::reference::cast(&wide, &mut plain),
+        );
+    }
+}
+
+/// Median of at least five runs and a fifth of a second.
+fn median(run: &mut impl FnMut()) -> f64 {
+    run();
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while times.len() < 5 || (start.elapsed().as_secs_f64() < 0.2 && times.len() < 2000) {
+        let start = Instant::now();
+        run();
+        black_box(());
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn type_name<T: Element>() -> &'static str {
+    if size_of::<T>() == 4 { "f32" } else { "bf16" }
+}
+
+/// Numbers in [-1, 1), the same on every run.
+fn numbers<T: Element>(len: usize) -> Vec<T> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        T::from_f32((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
+    };
+    (0..len).map(next).collect()
+}
