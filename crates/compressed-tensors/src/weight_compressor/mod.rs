@@ -9,11 +9,12 @@ use crate::{
     args::QuantizationStrategy,
     format::CompressionFormat,
     numbers::{Float, write_f32},
-    scales::{self, Qparam, ScaleRule, clamp, propagating_max, propagating_min},
+    scales::{self, Qparam, ScaleRule, propagating_max, propagating_min},
     scheme::QuantizationScheme,
-    simd::Isa,
+    simd::{self, Isa},
 };
 
+mod fast;
 mod layout;
 mod rows;
 
@@ -201,9 +202,12 @@ impl WeightCompressor {
         if self.layout.strategy == QuantizationStrategy::Tensor {
             let qparam = self.whole_qparam(whole)?;
             let given = Given { scales: &[qparam.scale], zero_points: Some(&[qparam.zero_point]) };
-            return self.compress(first_row, slab, Some(given), global_scale, out);
+            let is_finite = whole.is_some_and(|it| it.n_non_finite == 0);
+            let job = self.job(Some(given), None, is_finite);
+            return self.compress(first_row, slab, &job, out);
         }
-        self.compress(first_row, slab, None, global_scale, out)
+        let global_scale = self.needed_global_scale(global_scale)?;
+        self.compress(first_row, slab, &self.job(None, global_scale, false), out)
     }
 
     /// Compresses the rows from `first_row` with given scales and zero points.
@@ -218,7 +222,8 @@ impl WeightCompressor {
         global_scale: Option<f32>,
         out: &mut SlabOutputs,
     ) -> Result<SlabReport> {
-        self.compress(first_row, slab, Some(given), global_scale, out)
+        let global_scale = self.needed_global_scale(global_scale)?;
+        self.compress(first_row, slab, &self.job(Some(given), global_scale, false), out)
     }
 
     /// The outputs that rows do not cut: `weight_shape`, `weight_global_scale`, a scale of the whole tensor.
@@ -284,8 +289,7 @@ impl WeightCompressor {
                 Ok(())
             }
             Part::Scale if layout.scale_dtype() == DType::F8E4M3 => {
-                let code = |scale: &f32| crate::numbers::f32_to_e4m3(clamp(*scale, -448.0, 448.0));
-                values.iter().zip(out).for_each(|(scale, out)| *out = code(scale));
+                simd::e4m3_bytes(self.isa, values, out);
                 Ok(())
             }
             Part::Scale => write_f32(layout.scale_dtype(), values, out),
@@ -293,16 +297,18 @@ impl WeightCompressor {
         }
     }
 
+    fn job<'a>(&'a self, given: Option<Given<'a>>, global_scale: Option<f32>, is_finite: bool) -> rows::Job<'a> {
+        rows::Job { layout: &self.layout, isa: self.isa, given, global_scale, is_finite }
+    }
+
     fn compress(
         &self,
         first_row: usize,
         slab: &[u8],
-        given: Option<Given<'_>>,
-        global_scale: Option<f32>,
+        job: &rows::Job<'_>,
         out: &mut SlabOutputs,
     ) -> Result<SlabReport> {
         let n_rows = self.check_slab(first_row, slab)?;
-        let global_scale = self.needed_global_scale(global_scale)?;
         let layout = &self.layout;
         out.buffers.resize_with(layout.specs.len(), Vec::new);
         for (idx, buffer) in out.buffers.iter_mut().enumerate() {
@@ -311,8 +317,7 @@ impl WeightCompressor {
         }
         let codes = layout.parts.iter().position(|it| *it == Part::Codes).unwrap_or_default();
         let mut code_bytes = std::mem::take(&mut out.buffers[codes]);
-        let result =
-            rows::compress(&rows::Job { layout, given, global_scale }, slab, &mut code_bytes, &mut out.scratch);
+        let result = rows::compress(job, slab, &mut code_bytes, &mut out.scratch);
         out.buffers[codes] = code_bytes;
         let mut report = result?;
         report.rows = n_rows;

@@ -9,7 +9,7 @@ use crate::{
     simd::{self, Isa},
 };
 
-use super::{CodeLayout, Given, MinMax, SlabReport, WeightLayout, wrong_scales};
+use super::{CodeLayout, Given, MinMax, SlabReport, WeightLayout, fast, wrong_scales};
 
 /// Working memory, one tile row high.
 #[derive(Debug, Default)]
@@ -18,18 +18,21 @@ pub(crate) struct Scratch {
     pub(crate) scales: Vec<f32>,
     /// Zero points of the slab.
     pub(crate) zero_points: Vec<f32>,
-    divisors: Vec<f32>,
-    mins: Vec<f32>,
-    maxs: Vec<f32>,
-    values: Vec<f32>,
-    codes: Vec<u8>,
-    signed: Vec<i8>,
-    words: Vec<i32>,
+    pub(super) divisors: Vec<f32>,
+    pub(super) mins: Vec<f32>,
+    pub(super) maxs: Vec<f32>,
+    pub(super) values: Vec<f32>,
+    pub(super) codes: Vec<u8>,
+    pub(super) signed: Vec<i8>,
+    pub(super) words: Vec<i32>,
 }
 
 /// What stays the same over a slab.
 pub(crate) struct Job<'a> {
     pub(crate) layout: &'a WeightLayout,
+    pub(crate) isa: Isa,
+    /// Whether a first pass has found no NaN and no infinity.
+    pub(crate) is_finite: bool,
     pub(crate) given: Option<Given<'a>>,
     pub(crate) global_scale: Option<f32>,
 }
@@ -60,10 +63,19 @@ pub(crate) fn compress(job: &Job<'_>, slab: &[u8], out: &mut [u8], scratch: &mut
     for (tile_row, (tile, out)) in
         slab.chunks(tile_bytes).zip(out.chunks_mut(layout.tile[0].saturating_mul(out_row_bytes))).enumerate()
     {
-        ranges(job, tile, row_bytes, scratch, &mut report, tile_row * layout.tile[0]);
-        qparams(job, tile_row, scratch);
+        let is_finite = fast::ranges(job, tile, row_bytes, scratch);
+        if is_finite {
+            fast::qparams(job, tile_row, scratch);
+        } else {
+            ranges(job, tile, row_bytes, scratch, &mut report, tile_row * layout.tile[0]);
+            qparams(job, tile_row, scratch);
+        }
+        let is_fast = is_finite && fast::takes(job, scratch);
         for (row, out) in tile.chunks(row_bytes).zip(out.chunks_mut(out_row_bytes)) {
-            quantize_row(job, row, scratch, out)?;
+            match is_fast {
+                true => fast::quantize_row(job, row, scratch, out)?,
+                false => quantize_row(job, row, scratch, out)?,
+            }
         }
     }
     Ok(report)
@@ -108,7 +120,7 @@ fn non_finite(values: &[f32], offset: u64) -> MinMax {
 }
 
 /// Appends the scales of one row of tiles and sets their divisors.
-fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
+pub(super) fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
     let layout = job.layout;
     let per_row = layout.scales_per_row();
     let start = scratch.scales.len();
@@ -130,11 +142,16 @@ fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
             }
         }
     }
+    set_divisors(job, start, scratch);
+}
+
+/// Divisors of the scales from `start`.
+pub(super) fn set_divisors(job: &Job<'_>, start: usize, scratch: &mut Scratch) {
     scratch.divisors.clear();
-    let divisors = scratch.scales[start..].iter();
+    let scales = scratch.scales[start..].iter();
     match job.global_scale {
-        Some(global_scale) => scratch.divisors.extend(divisors.map(|scale| scale / global_scale)),
-        None => scratch.divisors.extend(divisors),
+        Some(global_scale) => scratch.divisors.extend(scales.map(|scale| scale / global_scale)),
+        None => scratch.divisors.extend(scales),
     }
 }
 
@@ -189,8 +206,8 @@ pub(crate) fn pack_zero_points(zero_points: &[f32], per_row: usize, bits: u32, o
 pub(crate) fn scan(layout: &WeightLayout, isa: Isa, first_row: usize, slab: &[u8]) -> MinMax {
     let bytes_per_value = layout.float.dtype().bits() / 8;
     let offset = (first_row * layout.cols) as u64;
-    if let Some(range) = simd::finite_range(isa, layout.float, slab) {
-        return range;
+    if let Some((min, max)) = simd::finite_bounds(isa, layout.float, slab) {
+        return MinMax { min, max, ..MinMax::EMPTY };
     }
     let mut values = [0.0; 1024];
     let mut range = MinMax::EMPTY;

@@ -230,7 +230,7 @@ pub(crate) const PRESETS: [(&str, CompressionFormat); 12] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Raw bit patterns, specials included, in every dtype, cut and instruction set.
     #[test]
@@ -239,13 +239,15 @@ proptest! {
         float in prop::sample::select(vec![DType::BF16, DType::F16, DType::F32]),
         rows in 1usize..70,
         blocks in 1usize..3,
+        odd_cols in 1usize..150,
         slab_rows in 1usize..40,
         exponents in 1u32..256,
         seed: u64,
     ) {
         let (name, format) = PRESETS[which];
         let scheme = preset(name, vec![]).unwrap();
-        let cols = 128 * blocks;
+        let is_grouped = scheme.weights.as_ref().unwrap().group_size.is_some();
+        let cols = if is_grouped { 128 * blocks } else { odd_cols };
         let weight = random_weight(float, rows * cols, exponents, seed);
         let compressor = WeightCompressor::new(&scheme, format, float, rows, cols).unwrap();
         let plain = compress(&compressor.clone().with_isa(Isa::Portable), [rows, cols], &weight, rows, None);
