@@ -105,7 +105,7 @@ impl CompressionSession {
             tracing::warn!("no recipe found in the session");
             return None;
         }
-        None
+        Some(self.lifecycle.recipe.yaml())
     }
 
     fn log_loss(&mut self) -> Result<()> {

@@ -3,14 +3,28 @@
 //! A recipe knows no modifier. [`Recipe::resolve`] checks it against a [`Registry`] that the caller hands
 //! over and gives a printable [`Plan`], from which the modifiers are built.
 
+pub mod expression;
 mod input;
+mod kinds;
+pub mod legacy;
+mod merge;
+mod names;
+mod node;
+mod read;
 mod registry;
+mod resolve;
+mod schema;
+mod write;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-pub use self::input::RecipeInput;
-pub use self::registry::{FieldKind, FieldSpec, ModifierSpec, Registry, Role};
+pub use self::{
+    input::{Loaded, RecipeInput},
+    merge::{append_recipe_dict, filter_dict},
+    registry::{FieldKind, FieldSpec, ModifierSpec, Registry, Role},
+    resolve::{Plan, PlannedModifier},
+};
 use crate::{error::Place, modifier::Fields};
 
 /// A recipe as written: nothing is resolved or evaluated.

@@ -3,7 +3,11 @@
 
 mod events;
 mod hooks;
+mod legacy;
 mod lifecycle;
 mod modifier_traces;
 mod old_event_lifecycles;
+mod recipes;
+mod round_trip;
+mod specs;
 mod toys;
