@@ -7,6 +7,7 @@
 
 mod error;
 mod header;
+mod hub;
 mod json;
 mod output;
 mod regular;
@@ -16,6 +17,7 @@ mod source;
 
 pub use error::{Class, Error, ErrorKind, Place, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
+pub use hub::{HubEnvironment, Origin, ResolvedModel, resolve_model};
 pub use json::{MAX_CONFIG_BYTES, MAX_DEPTH, MAX_INDEX_BYTES, parse_json, pretty_json, read_json};
 pub use output::{
     DoneUnit, Existing, Finish, Finished, Generated, IndexRule, Opened, OutputPlan, Resumed, ShardPlan, TensorSpec,

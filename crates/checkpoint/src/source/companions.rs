@@ -65,7 +65,8 @@ pub(super) fn list(listing: &Listing) -> Result<Vec<Companion>> {
     Ok(out)
 }
 
-fn treatment_of(name: &str) -> Treatment {
+/// What happens to a file of this name that is neither shard, index nor config.
+pub(crate) fn treatment_of(name: &str) -> Treatment {
     let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
     if is_safetensors(&file) || is_foreign_weights(&file) {
         Treatment::OtherWeights

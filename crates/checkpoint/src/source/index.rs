@@ -37,17 +37,17 @@ pub(super) struct Index {
 }
 
 /// Whether a file name is that of an index.
-pub(super) fn is_index(name: &str) -> bool {
+pub(crate) fn is_index(name: &str) -> bool {
     name.ends_with(SUFFIX)
 }
 
 /// Whether a file name is that of a shard.
-pub(super) fn is_safetensors(name: &str) -> bool {
+pub(crate) fn is_safetensors(name: &str) -> bool {
     name.ends_with(".safetensors")
 }
 
 /// Whether a file holds weights in a form that is never opened.
-pub(super) fn is_foreign_weights(name: &str) -> bool {
+pub(crate) fn is_foreign_weights(name: &str) -> bool {
     const ENDINGS: &[&str] =
         &[".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz"];
     let lower = name.to_ascii_lowercase();

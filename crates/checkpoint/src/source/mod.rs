@@ -25,7 +25,12 @@ use crate::{
     json,
     regular::{self, Stamp},
 };
+#[cfg(feature = "hub")]
+pub(crate) use companions::treatment_of;
 use handles::Handles;
+pub(crate) use index::is_foreign_weights;
+#[cfg(feature = "hub")]
+pub(crate) use index::{is_index, is_safetensors};
 use listing::Listing;
 pub(crate) use listing::check_file_name;
 
