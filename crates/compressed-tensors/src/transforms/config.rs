@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::precision::Precision;
 use crate::{
     DType, Error, ErrorKind, Result,
+    target::find_unique_name,
     wire::{self, refuse},
 };
 
@@ -241,26 +242,8 @@ impl TransformConfig {
     /// Appends the groups of `other`; a name in use gets the next free number (`R1`, `R1_1`, ...).
     pub fn merge(&mut self, other: Self) {
         for (name, scheme) in other.config_groups {
-            let name = self.free_name(name);
+            let name = find_unique_name(&name, |it| self.config_groups.contains_key(it));
             self.config_groups.insert(name, scheme);
-        }
-    }
-
-    fn free_name(&self, name: String) -> String {
-        if !self.config_groups.contains_key(&name) {
-            return name;
-        }
-        let numbered = name.rsplit_once('_').and_then(|(stem, digits)| {
-            let digits_only = !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit());
-            digits.parse::<u64>().ok().filter(|_| digits_only).map(|n| (stem.to_owned(), n))
-        });
-        let (stem, mut counter) = numbered.unwrap_or_else(|| (name.clone(), 0));
-        loop {
-            counter = counter.wrapping_add(1);
-            let candidate = format!("{stem}_{counter}");
-            if !self.config_groups.contains_key(&candidate) {
-                return candidate;
-            }
         }
     }
 }

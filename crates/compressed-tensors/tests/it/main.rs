@@ -5,6 +5,7 @@ mod args;
 mod casts;
 mod codecs;
 mod compressor;
+mod converters;
 mod dynamic;
 mod golden;
 mod logic;
