@@ -124,7 +124,8 @@ impl Listing {
 /// The `blobs` folder that belongs to a `snapshots/<revision>` directory.
 fn cache_blobs(dir: &Path) -> Option<PathBuf> {
     let snapshots = dir.parent().filter(|it| it.file_name() == Some(OsStr::new("snapshots")))?;
-    Some(snapshots.parent()?.join("blobs"))
+    // The blobs may themselves be linked to another disk.
+    snapshots.parent()?.join("blobs").canonicalize().ok()
 }
 
 /// Refuses every file name that is not plainly one file of the directory.

@@ -142,6 +142,12 @@ impl Source {
             source.warnings.extend(index.check(&source)?);
             source.index = Some(index.facts);
         }
+        for companion in source.companions.iter().filter(|it| it.treatment.is_copied()) {
+            let meta = fs::metadata(&companion.path).map_err(|e| Error::io("look at", &companion.path, e))?;
+            let stamp = Stamp::of(&meta);
+            digest.update(companion.name.as_bytes()).update(b"\0");
+            digest.update(&stamp.bytes.to_le_bytes()).update(&stamp.modified_ns.to_le_bytes());
+        }
         if let Some(config) = &source.config {
             digest.update(b"config\0").update(&config.text);
         }
@@ -272,7 +278,7 @@ impl Source {
         &self.warnings
     }
 
-    /// Hash over names, sizes, modification times and headers of all shards, and the config.
+    /// Hash over names, sizes and modification times of all shards and copied companions, the headers, and the config.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

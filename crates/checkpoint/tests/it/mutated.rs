@@ -1,7 +1,9 @@
 //! Mutated headers: none panics, and what is accepted holds together.
 
-use checkpoint::{Header, MAX_NAME_BYTES, MAX_RANK};
+use checkpoint::{Class, Header, MAX_NAME_BYTES, MAX_RANK, Source, parse_json};
 use serde_json::json;
+
+use crate::model_dir::{ModelDir, S1, S2};
 
 const N_MUTANTS: u32 = 10_000;
 
@@ -105,4 +107,51 @@ fn mutated_headers_never_panic_and_accepted_ones_cover_the_data() {
     }
     // Both sides must be exercised: renamed tensors pass, most other changes do not.
     assert!(n_accepted > 300 && n_refused > 5_000, "{n_accepted} accepted, {n_refused} refused");
+}
+
+#[test]
+fn mutated_configs_never_panic_and_accepted_ones_are_what_serde_reads() {
+    let seed = json!({
+        "model_type": "llama", "hidden_size": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+        "rope_scaling": {"factor": 8.0, "rope_type": "llama3"}, "eos_token_id": [1, 2], "nothing": null,
+    })
+    .to_string()
+    .into_bytes();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut n_accepted = 0;
+    for _ in 0..N_MUTANTS {
+        let mut text = seed.clone();
+        for _ in 0..=dice.roll(3) {
+            mutate(&mut text, &mut dice);
+        }
+        if let Ok(value) = parse_json(&text, "the config") {
+            n_accepted += 1;
+            assert_eq!(value, serde_json::from_slice::<serde_json::Value>(&text).unwrap());
+        }
+    }
+    assert!(n_accepted > 1_000 && n_accepted < N_MUTANTS * 9 / 10, "{n_accepted}");
+}
+
+#[test]
+fn mutated_indexes_never_panic_and_never_lead_out_of_the_directory() {
+    let dir = ModelDir::sharded();
+    let seed = json!({"metadata": {"total_size": 9}, "weight_map": {"a": S1, "b": S1, "c": S2}}).to_string();
+    let mut dice = Dice(0xd1b5_4a32_d192_ed03);
+    let mut n_refused = 0;
+    for _ in 0..N_MUTANTS / 5 {
+        let mut text = seed.clone().into_bytes();
+        for _ in 0..=dice.roll(2) {
+            mutate(&mut text, &mut dice);
+        }
+        dir.put("model.safetensors.index.json", &text);
+        match Source::open(dir.path()) {
+            Ok(source) => assert!(source.shards().iter().all(|it| it.path.starts_with(source.dir()))),
+            Err(e) => {
+                n_refused += 1;
+                assert!(matches!(e.class(), Class::BadInput | Class::Refused | Class::InputAbsent), "{e}");
+                assert!(e.place().path.is_some(), "{e}");
+            }
+        }
+    }
+    assert!(n_refused > 1_000, "{n_refused}");
 }

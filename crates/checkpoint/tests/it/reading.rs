@@ -121,7 +121,7 @@ fn reads_from_many_threads_agree() {
 }
 
 #[test]
-fn the_fingerprint_follows_header_size_time_and_config() {
+fn the_fingerprint_follows_shards_config_and_companions() {
     let dir = ModelDir::sharded();
     let print = || Source::open(dir.path()).unwrap().fingerprint().to_owned();
     let first = print();
@@ -131,7 +131,10 @@ fn the_fingerprint_follows_header_size_time_and_config() {
     assert_ne!(first, second);
     let file = fs::OpenOptions::new().write(true).open(dir.file(S2)).unwrap();
     file.set_modified(std::time::UNIX_EPOCH).unwrap();
-    assert_ne!(second, print());
+    let third = print();
+    assert_ne!(second, third);
+    dir.put("tokenizer.json", b"{}");
+    assert_ne!(third, print());
 }
 
 #[test]
@@ -221,4 +224,20 @@ fn companions_are_sorted_into_copied_code_and_left() {
             ("tokenizer.json", Treatment::Copy),
         ]
     );
+}
+
+#[test]
+fn a_fixture_model_is_read_whole() {
+    let source = Source::open(testkit::fixture("tiny-llama")).unwrap();
+    assert!(source.warnings().is_empty(), "{:?}", source.warnings());
+    assert_eq!(source.config().unwrap()["model_type"], "llama");
+    assert!(source.get("model.embed_tokens.weight").is_some());
+    let copied = source.companions().iter().filter(|it| it.treatment == Treatment::Copy).count();
+    assert_eq!(copied, 4);
+    let n_bytes: u64 = source.tensors().map(|it| source.read(it).unwrap().len() as u64).sum();
+    assert_eq!(source.shards()[0].file_bytes - source.get(&first_name(&source)).unwrap().range.start, n_bytes);
+}
+
+fn first_name(source: &Source) -> String {
+    source.tensors().next().unwrap().name.clone()
 }
