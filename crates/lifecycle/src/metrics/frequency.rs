@@ -85,7 +85,7 @@ fn unknown(argument: &'static str, found: &str, expected: &str) -> Error {
 ///
 /// # Errors
 /// Anything but a number or null; truth values count as no number.
-pub(crate) fn step_from_json(argument: &'static str, value: &Value) -> Result<LogStepType> {
+pub fn step_from_json(argument: &'static str, value: &Value) -> Result<LogStepType> {
     match value {
         Value::Null => Ok(None),
         Value::Number(number) => {

@@ -9,7 +9,9 @@ mod tensorboard;
 
 pub use self::{
     fanout::{LogTypes, LoggerManager, MetricLogs, SystemLogs},
-    frequency::{FrequencyManager, FrequencyOptions, FrequencyType, LogStepType, LoggingModeType, log_ready},
+    frequency::{
+        FrequencyManager, FrequencyOptions, FrequencyType, LogStepType, LoggingModeType, log_ready, step_from_json,
+    },
     logger::{
         Entry, GroupOptions, LambdaCall, LambdaLogger, Level, Logger, Metrics, Number, PythonLogger,
         SparsificationGroupLogger,

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod events;
+mod frequency;
 mod hooks;
 mod legacy;
 mod lifecycle;
+mod loggers;
 mod modifier_traces;
 mod old_event_lifecycles;
 mod recipes;
