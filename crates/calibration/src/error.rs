@@ -199,11 +199,11 @@ impl Error {
         self
     }
 
-    /// The same fault, placed at a line (or row) of `path` unless it already has a line.
+    /// The same fault, at `place` unless it already has a line.
     #[must_use]
-    pub fn at_line(mut self, path: &Path, line: u64) -> Self {
-        if self.place.as_ref().is_none_or(|place| place.line.is_none()) {
-            self.place = Some(Place { path: path.to_owned(), line: Some(line) });
+    pub fn at(mut self, place: Place) -> Self {
+        if self.place.as_ref().is_none_or(|known| known.line.is_none()) {
+            self.place = Some(place);
         }
         self
     }

@@ -39,10 +39,9 @@ pub fn token_rows(source: &mut dyn Source, tokenizer: &Tokenizer, options: &Toke
     while rows.len() < wanted
         && let Some(row) = source.row(index)?
     {
-        let place = |e: Error| e.at_line(source.path(), source.line(index));
+        let place = |e: Error| e.at(source.place(index));
         let text = text_of(&row, &options.text_column).map_err(place)?;
-        let mut ids = tokenizer.encode(text, SpecialTokens::Add)?;
-        ids.truncate(options.max_seq_length.unwrap_or(usize::MAX));
+        let ids = tokenizer.encode_cut(text, SpecialTokens::Add, options.max_seq_length.unwrap_or(usize::MAX))?.ids;
         if !ids.is_empty() {
             rows.push(ids);
         }

@@ -2,18 +2,21 @@
 
 use std::{
     cell::Cell,
-    fs::File,
     io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
 use serde_json::Value;
+use tokenizers::{PostProcessor, TruncationDirection};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, chat::ChatTemplate, source::open_regular};
 
 /// The largest `tokenizer.json` that is read.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// Name of the template that is used where nothing else is asked for.
+const DEFAULT_TEMPLATE: &str = "default";
 /// The largest side file that is read.
 const MAX_SIDE_FILE_BYTES: u64 = 16 << 20;
 
@@ -37,6 +40,39 @@ pub struct TokenizerConfig {
     pub unk_token: Option<String>,
     /// The most tokens the model was made for; `None` if no limit is given.
     pub model_max_length: Option<usize>,
+    /// The end of a row that is filled.
+    pub padding_side: PaddingSide,
+    /// Chat templates by name; the usual one is `default`.
+    pub chat_templates: IndexMap<String, String>,
+}
+
+/// The end of a row that is filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PaddingSide {
+    /// Before the first token.
+    Left,
+    /// After the last token.
+    #[default]
+    Right,
+}
+
+/// Token ids of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// Bytes of the text that each id stands for; empty for special tokens that were added.
+    pub offsets: Vec<(usize, usize)>,
+    /// Tokens before any cut.
+    pub n_tokens: usize,
+}
+
+impl Encoded {
+    fn new(encoding: &tokenizers::Encoding, n_tokens: usize, max_tokens: usize) -> Self {
+        let n = encoding.len().min(max_tokens);
+        let (ids, offsets) = (encoding.get_ids()[..n].to_vec(), encoding.get_offsets()[..n].to_vec());
+        Self { ids, offsets, n_tokens }
+    }
 }
 
 /// Whether the tokenizer's post-processor may add its special tokens.
@@ -58,11 +94,12 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = read_limited(&path, MAX_TOKENIZER_BYTES)?;
         let config_path = dir.join("tokenizer_config.json");
-        let config = match read_limited(&config_path, MAX_SIDE_FILE_BYTES) {
+        let mut config = match read_limited(&config_path, MAX_SIDE_FILE_BYTES) {
             Ok(bytes) => TokenizerConfig::from_json(&bytes).map_err(|e| e.in_file(&config_path))?,
             Err(e) if matches!(e.kind(), ErrorKind::Absent) => TokenizerConfig::default(),
             Err(e) => return Err(e),
         };
+        read_template_files(dir, &mut config.chat_templates)?;
         Self::from_bytes(&bytes, config)
             .map(|tokenizer| Self { path: path.clone(), ..tokenizer })
             .map_err(|e| e.in_file(&path))
@@ -73,7 +110,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Malformed`] or [`ErrorKind::Tokenizer`] for content that cannot be used.
     pub fn from_bytes(json: &[u8], config: TokenizerConfig) -> Result<Self> {
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
+        let mut inner = library(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Truncation and padding stored in the file are settings of whoever saved it; ours are arguments.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
@@ -95,9 +132,32 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the library refuses the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
-        let encoding =
-            guarded(|| self.inner.encode(text, special == SpecialTokens::Add)).map_err(|e| e.in_file(&self.path))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encode_cut(text, special, usize::MAX)?.ids)
+    }
+
+    /// Token ids of a text, cut to `max_tokens` so that the special tokens around it stay.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] if the library refuses the text.
+    pub fn encode_cut(&self, text: &str, special: SpecialTokens, max_tokens: usize) -> Result<Encoded> {
+        let add = special == SpecialTokens::Add;
+        let in_file = |e: Error| e.in_file(&self.path);
+        let whole = library(|| self.inner.encode(text, add)).map_err(in_file)?;
+        let n_tokens = whole.len();
+        if n_tokens <= max_tokens {
+            return Ok(Encoded::new(&whole, n_tokens, max_tokens));
+        }
+        let n_added =
+            if add { self.inner.get_post_processor().map_or(0, |added| added.added_tokens(false)) } else { 0 };
+        if n_added == 0 || n_added >= max_tokens {
+            return Ok(Encoded::new(&whole, n_tokens, max_tokens));
+        }
+        let cut = library(|| {
+            let mut content = self.inner.encode(text, false)?;
+            content.truncate(max_tokens - n_added, 0, TruncationDirection::Right);
+            self.inner.post_process(content, None, true)
+        });
+        Ok(Encoded::new(&cut.map_err(in_file)?, n_tokens, max_tokens))
     }
 
     /// Text of token ids, special tokens included.
@@ -105,7 +165,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the library refuses the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guarded(|| self.inner.decode(ids, false)).map_err(|e| e.in_file(&self.path))
+        library(|| self.inner.decode(ids, false)).map_err(|e| e.in_file(&self.path))
     }
 
     /// Text of one token, if the vocabulary has that id.
@@ -116,6 +176,20 @@ impl Tokenizer {
     /// Id of a token, if the vocabulary has it.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The chat template, compiled: `tool_use` where there are tools and such a template, else `default`.
+    ///
+    /// # Errors
+    /// What [`ChatTemplate::compile`] refuses, placed in the tokenizer's folder.
+    pub fn chat_template(&self, tools: Option<&[Value]>) -> Result<Option<ChatTemplate>> {
+        let named = |name: &str| self.config.chat_templates.get(name);
+        let template = match tools {
+            Some(_) => named("tool_use").or_else(|| named(DEFAULT_TEMPLATE)),
+            None => named(DEFAULT_TEMPLATE),
+        };
+        let compiled = template.map(|template| ChatTemplate::compile(template)).transpose();
+        compiled.map_err(|e| e.in_file(self.path.parent().unwrap_or(&self.path)))
     }
 
     /// Id that fills short rows: the padding token's, else the end-of-sequence token's.
@@ -145,8 +219,57 @@ impl TokenizerConfig {
             pad_token: token("pad_token"),
             unk_token: token("unk_token"),
             model_max_length: limit.map(|limit| limit as usize),
+            padding_side: match config.get("padding_side").and_then(Value::as_str) {
+                Some("left") => PaddingSide::Left,
+                _ => PaddingSide::Right,
+            },
+            chat_templates: chat_templates(config.get("chat_template"))?,
         })
     }
+}
+
+/// The template under the name `default`, or a list of named ones.
+fn chat_templates(value: Option<&Value>) -> Result<IndexMap<String, String>> {
+    let wrong = || {
+        let reason = "`chat_template` is neither a text nor a list of {name, template}".to_owned();
+        Error::from(ErrorKind::Malformed { format: "tokenizer_config.json", reason })
+    };
+    match value {
+        None | Some(Value::Null) => Ok(IndexMap::new()),
+        Some(Value::String(template)) => Ok(IndexMap::from([(DEFAULT_TEMPLATE.to_owned(), template.clone())])),
+        Some(Value::Array(named)) => {
+            let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+            let pair = |entry| text(entry, "name").zip(text(entry, "template")).ok_or_else(wrong);
+            named.iter().map(pair).collect()
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// `chat_template.jinja` and `additional_chat_templates/*.jinja`, which go before `tokenizer_config.json`.
+fn read_template_files(dir: &Path, templates: &mut IndexMap<String, String>) -> Result<()> {
+    let mut files = vec![(DEFAULT_TEMPLATE.to_owned(), dir.join("chat_template.jinja"))];
+    let additional = dir.join("additional_chat_templates");
+    if let Ok(entries) = std::fs::read_dir(&additional) {
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "jinja"));
+        paths.sort();
+        let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        files.extend(paths.into_iter().filter_map(|path| Some((name(&path)?, path))));
+    }
+    for (name, path) in files {
+        match read_limited(&path, MAX_SIDE_FILE_BYTES) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    Error::from(ErrorKind::Template { line: None, reason: "it is not UTF-8".to_owned() }).in_file(&path)
+                })?;
+                templates.insert(name, text);
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::Absent) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 thread_local! {
@@ -160,20 +283,22 @@ pub fn panic_is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Runs library code that may panic on crafted input, and makes a panic an error.
-pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+/// Runs library code that may panic on crafted input, and makes a panic an error of its text.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
     let outer = GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(run));
     GUARDED.set(outer);
-    match outcome {
+    outcome.map_err(|payload| {
+        let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        said.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default().escape_debug().to_string()
+    })
+}
+
+fn library<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match guarded(run) {
         Ok(result) => result.map_err(refused),
-        Err(payload) => {
-            let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let said = said.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(ErrorKind::Tokenizer {
-                reason: format!("the content breaks the tokenizer library: {}", said.escape_debug()),
-            }
-            .into())
+        Err(said) => {
+            Err(ErrorKind::Tokenizer { reason: format!("the content breaks the tokenizer library: {said}") }.into())
         }
     }
 }
@@ -183,20 +308,13 @@ fn refused(error: tokenizers::Error) -> Error {
 }
 
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(|e| Error::io("opening", path, e))?;
-    let metadata = file.metadata().map_err(|e| Error::io("reading", path, e))?;
-    if !metadata.is_file() {
-        let reason = "it is not a regular file".to_owned();
-        return Err(Error::from(ErrorKind::Malformed { format: "file", reason }).in_file(path));
-    }
+    let file = open_regular(path)?;
+    let size = file.metadata().map_err(|e| Error::io("reading", path, e))?.len();
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("reading", path, e))?;
     if bytes.len() as u64 > limit {
-        let kind = ErrorKind::TooLarge {
-            what: "file",
-            found: format!("{} bytes", metadata.len()),
-            limit: format!("{limit} bytes"),
-        };
+        let kind =
+            ErrorKind::TooLarge { what: "file", found: format!("{} bytes", size), limit: format!("{limit} bytes") };
         return Err(Error::from(kind).in_file(path));
     }
     Ok(bytes)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Row, Source, lines::Lines};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Place, Result};
 
 /// A file with one JSON object per line; blank lines are skipped.
 pub struct Jsonl {
@@ -31,15 +31,14 @@ impl Source for Jsonl {
             let reason = if e.is_data() { format!("expected an object per line, {e}") } else { e.to_string() };
             Error::from(ErrorKind::Malformed { format: "JSON", reason })
         });
-        let number = self.lines.number(index);
-        parsed.map(Some).map_err(|e| e.at_line(self.lines.path(), number))
+        parsed.map(Some).map_err(|e| e.at(self.place(index)))
     }
 
     fn count(&mut self) -> Result<usize> {
         self.lines.count()
     }
 
-    fn line(&self, index: usize) -> u64 {
-        self.lines.number(index)
+    fn place(&self, index: usize) -> Place {
+        self.lines.place(index)
     }
 }

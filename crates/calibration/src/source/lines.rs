@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Place, Result};
 
 /// The longest line that is read; a longer one is an error and is never held in memory.
 pub(crate) const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -35,12 +35,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("opening", path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::io("reading", path, e))?;
-        if !metadata.is_file() {
-            let reason = "it is not a regular file".to_owned();
-            return Err(Error::from(ErrorKind::Malformed { format: "data file", reason }).in_file(path));
-        }
+        let file = open_regular(path)?;
         Ok(Self {
             path: path.to_owned(),
             reader: BufReader::with_capacity(64 << 10, file),
@@ -56,9 +51,10 @@ impl Lines {
         &self.path
     }
 
-    /// Line number of the `index`-th non-blank line, if it has been reached.
-    pub(crate) fn number(&self, index: usize) -> u64 {
-        self.found.get(index).map_or(self.next.line, |position| position.line)
+    /// Place of the `index`-th non-blank line, if it has been reached, else of the last line seen.
+    pub(crate) fn place(&self, index: usize) -> Place {
+        let line = self.found.get(index).map_or(self.next.line, |position| position.line);
+        Place { path: self.path.clone(), line: Some(line) }
     }
 
     pub(crate) fn count(&mut self) -> Result<usize> {
@@ -82,7 +78,7 @@ impl Lines {
             Err(e) => {
                 let reason = format!("byte {} of the line is not UTF-8", e.valid_up_to() + 1);
                 let kind = ErrorKind::Malformed { format: "text", reason };
-                Err(Error::from(kind).at_line(&self.path, position.line))
+                Err(Error::from(kind).at(self.at_line(position)))
             }
         }
     }
@@ -101,6 +97,10 @@ impl Lines {
             self.found.push(position);
         }
         Ok(())
+    }
+
+    fn at_line(&self, position: Position) -> Place {
+        Place { path: self.path.clone(), line: Some(position.line) }
     }
 
     fn seek(&mut self, offset: u64) -> Result<()> {
@@ -125,7 +125,7 @@ impl Lines {
                 found: format!("more than {MAX_LINE_BYTES} bytes"),
                 limit: format!("{MAX_LINE_BYTES} bytes"),
             };
-            return Err(Error::from(kind).at_line(&self.path, position.line));
+            return Err(Error::from(kind).at(self.at_line(position)));
         }
         Ok(n_bytes)
     }
@@ -136,4 +136,14 @@ fn content(line: &[u8], offset: u64) -> &[u8] {
     let line = if offset == 0 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Opens a file that can be read at any offset; a pipe or a device is refused before it can block.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io("opening", path, e))?;
+    if !metadata.is_file() {
+        let reason = "it is not a regular file".to_owned();
+        return Err(Error::from(ErrorKind::Malformed { format: "data file", reason }).in_file(path));
+    }
+    File::open(path).map_err(|e| Error::io("opening", path, e))
 }

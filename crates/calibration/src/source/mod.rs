@@ -1,13 +1,33 @@
 //! Rows of a data set, read one at a time from local files.
 
+mod csv;
+mod folder;
+mod json_array;
 mod jsonl;
 mod lines;
+mod memory;
+mod open;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod split;
+mod text;
 
 use std::path::Path;
 
 use crate::Result;
 
+pub use csv::Csv;
+pub use folder::{FileGroup, custom_files, rename_splits, split_files};
+pub use json_array::JsonArray;
 pub use jsonl::Jsonl;
+pub use memory::Rows;
+pub use open::{Joined, open, open_groups, open_split};
+#[cfg(feature = "parquet")]
+pub use parquet::Parquet;
+pub use split::{Sliced, Split, split_name};
+pub use text::Text;
+
+pub(crate) use lines::open_regular;
 
 /// One row: columns in file order.
 pub type Row = serde_json::Map<String, serde_json::Value>;
@@ -31,6 +51,14 @@ pub trait Source: Send {
     /// I/O errors and malformed content, with file and line.
     fn count(&mut self) -> Result<usize>;
 
-    /// Line of row `index` (or its row number where the format has no lines), counted from 1, once it has been reached.
-    fn line(&self, index: usize) -> u64;
+    /// File and line of row `index` (or its row number where the format has no lines), once it has been reached.
+    fn place(&self, index: usize) -> crate::Place;
+
+    /// Says which rows will be asked for, so that a source that decodes forward can do it in one pass.
+    ///
+    /// # Errors
+    /// I/O errors and malformed content, with file and line.
+    fn expect_rows(&mut self, _rows: &[usize]) -> Result<()> {
+        Ok(())
+    }
 }

@@ -2,4 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+mod goldens;
+mod processing;
 mod tokens;
+mod word_tokenizer;
