@@ -294,7 +294,7 @@ impl Converter for AutoGptqExporter {
         let [n_out, n_in, n_groups] = PackedLinear::check_tensors(tensors, self.scheme)?;
         let bits = self.scheme.bits;
         for n in [n_out, n_in] {
-            if !(n * bits as usize).is_multiple_of(32) {
+            if n.checked_mul(bits as usize).is_none_or(|it| !it.is_multiple_of(32)) {
                 return Err(bad_shape("weight_packed", &[n_out, n_in], "rows and columns whose codes fill words"));
             }
         }

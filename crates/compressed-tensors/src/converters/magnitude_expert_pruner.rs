@@ -47,6 +47,10 @@ impl MagnitudeExpertPruner {
             let &[n_experts, n_cols] = weight.shape.as_slice() else {
                 return Err(bad_shape(name, &weight.shape, "a router weight (experts, columns)"));
             };
+            let n_bytes = n_experts.checked_mul(n_cols).and_then(|it| weight.dtype.byte_len(it));
+            if n_bytes != Some(weight.data.len()) {
+                return Err(bad_shape(name, &weight.shape, format!("the shape of {} bytes", weight.data.len())));
+            }
             let n_removed = (sparsity * n_experts as f64).round_ties_even() as usize;
             let n_kept = n_experts.saturating_sub(n_removed).max(1);
             let (first, _) = *counts.get_or_insert((n_experts, n_kept));

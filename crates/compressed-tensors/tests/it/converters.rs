@@ -446,6 +446,11 @@ fn what_an_export_cannot_say_is_refused() {
         assert!(matches!(kind, ErrorKind::InvalidField { field, .. } if field == "weight_scale"));
         assert_eq!(place, "q");
     }
+    let mut huge = shapes_of(&linear(1.0, 8));
+    huge["q.weight_packed"].shape = vec![usize::MAX, usize::MAX / 8 + 1];
+    huge["q.weight_scale"].shape = vec![usize::MAX, usize::MAX / 32 + 1];
+    let gptq = AutoGptqExporter::new(&packed_config(4, 32, true), CheckpointFormat::V1).unwrap();
+    assert!(matches!(gptq.validate(&huge).unwrap_err().kind(), ErrorKind::Shape { .. }));
     assert!(
         matches!(refused(&exporter, linear(1.0, 9)).0, ErrorKind::InvalidField { field, .. } if field == "weight_shape")
     );
@@ -744,6 +749,9 @@ fn sparsity_is_rounded_to_even_and_one_expert_stays() {
     let other = floats(&[4, 1], &[1.0; 4]);
     let differ = MagnitudeExpertPruner::new(0.5, [("a.weight", &router), ("b.weight", &other)]).unwrap_err();
     assert!(matches!(differ.kind(), ErrorKind::Shape { tensor, .. } if tensor == "b.weight"));
+    let huge = Array { shape: vec![usize::MAX, 2], ..router.clone() };
+    let huge = MagnitudeExpertPruner::new(0.5, [("r.weight", &huge)]).unwrap_err();
+    assert!(matches!(huge.kind(), ErrorKind::Shape { tensor, .. } if tensor == "r.weight"));
     assert!(matches!(MagnitudeExpertPruner::new(0.5, []).unwrap_err().kind(), ErrorKind::MissingTensor { .. }));
 }
 

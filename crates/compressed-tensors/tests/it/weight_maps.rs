@@ -4,8 +4,11 @@
 
 use compressed_tensors::{
     DType, ErrorKind,
+    config::QuantizationConfig,
     experts::{ExpertLayout, split_fused_experts},
+    format::{CompressionFormat, model_format},
     fused::{FUSED_PATTERNS, FusedSets, fused_partners, fused_sets},
+    presets::preset,
     weight_map::{WeightMap, inverse_weight_maps, tensors_by_shard},
 };
 use serde_json::{Map, Value, json};
@@ -14,7 +17,9 @@ use testkit::Goldens;
 fn cases(op: &str) -> Vec<Value> {
     let file = Goldens::open("core").json("checkpoint_maps.json");
     let all = file["cases"].as_array().unwrap();
+    // Seven cases are about the arguments of an entry point, which is above this crate.
     assert_eq!(all.len(), 30);
+    assert_eq!(all.iter().filter(|it| it["op"] == "validate_config").count(), 7);
     all.iter().filter(|it| it["op"].as_str().unwrap().starts_with(op)).cloned().collect()
 }
 
@@ -192,5 +197,49 @@ fn fused_experts_are_split_as_in_the_reference() {
                 assert!(matches!(failed.unwrap().kind(), ErrorKind::Shape { .. } | ErrorKind::UnexpectedTensor { .. }))
             }
         }
+    }
+}
+
+/// A config as the golden abbreviates it: targets by group, ignore, format, status.
+fn abbreviated(config: &Value) -> QuantizationConfig {
+    let mut groups = Map::new();
+    for (name, targets) in config[0].as_object().unwrap() {
+        let targets = serde_json::from_value(targets.clone()).unwrap();
+        groups.insert(name.clone(), preset("W8A16", targets).unwrap().to_json());
+    }
+    let config =
+        json!({"config_groups": groups, "ignore": config[1], "format": config[2], "quantization_status": config[3]});
+    QuantizationConfig::from_json(&config).unwrap()
+}
+
+#[test]
+fn a_second_pass_is_merged_into_the_config_of_the_first() {
+    let cases = cases("QuantizationConfig.merge");
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let mut config = abbreviated(&case["base"]);
+        config.merge(abbreviated(&case["new"])).unwrap();
+        let groups: Map<String, Value> =
+            config.config_groups.iter().map(|(name, scheme)| (name.clone(), json!(scheme.targets))).collect();
+        assert_eq!(Value::Object(groups), case["out"]["groups"]);
+        assert_eq!(json!(config.ignore), case["out"]["ignore"]);
+        assert_eq!(json!(config.quantization_status.name()), case["out"]["status"]);
+        // The reference loses the label where schemes have none of their own.
+        assert_eq!(case["out"]["format"], "None");
+        let same = case["base"][2] == case["new"][2];
+        assert_eq!(config.format, if same { "pack-quantized" } else { "mixed-precision" });
+    }
+}
+
+#[test]
+fn a_model_is_labelled_by_the_formats_of_its_groups() {
+    let cases = cases("model_free update_config");
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let formats = case["formats"].as_array().unwrap().iter().map(|it| match it.as_str() {
+            None => CompressionFormat::Dense,
+            Some(name) => CompressionFormat::from_name(name).unwrap(),
+        });
+        assert_eq!(json!(model_format(formats).name()), case["out"]["format"]);
     }
 }
