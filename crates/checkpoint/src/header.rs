@@ -63,9 +63,21 @@ impl Header {
         let mut json = serde_json::Deserializer::from_slice(text);
         let parsed = HeaderSeed(&faults).deserialize(&mut json).and_then(|it| json.end().map(|()| it));
         let mut header = parsed.map_err(|e| faults.explain(&e))?;
+        header.check_names()?;
         header.tensors.sort_by_key(|it| (it.start, it.end));
         header.check_cover(data_bytes)?;
         Ok(header)
+    }
+
+    fn check_names(&self) -> Result<()> {
+        let mut seen = HashSet::with_capacity(self.tensors.len());
+        match self.tensors.iter().find(|it| !seen.insert(it.name.as_str())) {
+            Some(twice) => {
+                let kind = ErrorKind::DuplicateKey { what: WHAT, key: twice.name.clone() };
+                Err(Error::from(kind).tensor(&twice.name))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_cover(&self, data_bytes: u64) -> Result<()> {
@@ -138,28 +150,29 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
         let mut header = Header::default();
-        let mut seen = HashSet::new();
+        let mut has_metadata = false;
         while let Some(name) = map.next_key::<String>()? {
-            if name.len() > MAX_NAME_BYTES {
-                let found = name.len() as u64;
-                *self.0.tensor.borrow_mut() = Some(name);
-                let limit = MAX_NAME_BYTES as u64;
+            let (name_bytes, is_metadata) = (name.len(), name == METADATA);
+            *self.0.tensor.borrow_mut() = Some(name);
+            if name_bytes > MAX_NAME_BYTES {
+                let (found, limit) = (name_bytes as u64, MAX_NAME_BYTES as u64);
                 return Err(self.0.raise(ErrorKind::TooLarge { what: "the length of the name", found, limit }));
             }
-            *self.0.tensor.borrow_mut() = Some(name.clone());
-            if !seen.insert(name.clone()) {
-                return Err(self.0.raise(ErrorKind::DuplicateKey { what: WHAT, key: name }));
-            }
-            if name == METADATA {
-                header.metadata = map.next_value_seed(MetadataSeed(self.0))?;
-            } else {
-                if header.tensors.len() == MAX_TENSORS {
-                    let (found, limit) = (MAX_TENSORS as u64 + 1, MAX_TENSORS as u64);
-                    return Err(self.0.raise(ErrorKind::TooLarge { what: "the number of tensors", found, limit }));
+            if is_metadata {
+                if std::mem::replace(&mut has_metadata, true) {
+                    return Err(self.0.raise(ErrorKind::DuplicateKey { what: WHAT, key: METADATA.to_owned() }));
                 }
-                header.tensors.push(map.next_value_seed(TensorSeed { faults: self.0, name })?);
+                header.metadata = map.next_value_seed(MetadataSeed(self.0))?;
+                self.0.tensor.take();
+                continue;
             }
-            *self.0.tensor.borrow_mut() = None;
+            if header.tensors.len() == MAX_TENSORS {
+                let (found, limit) = (MAX_TENSORS as u64 + 1, MAX_TENSORS as u64);
+                return Err(self.0.raise(ErrorKind::TooLarge { what: "the number of tensors", found, limit }));
+            }
+            let mut tensor = map.next_value_seed(TensorSeed(self.0))?;
+            tensor.name = self.0.tensor.take().unwrap_or_default();
+            header.tensors.push(tensor);
         }
         header.tensors.shrink_to_fit();
         Ok(header)
@@ -195,10 +208,8 @@ impl<'de> Visitor<'de> for MetadataSeed<'_> {
     }
 }
 
-struct TensorSeed<'a> {
-    faults: &'a Faults,
-    name: String,
-}
+/// Reads everything of a tensor but its name.
+struct TensorSeed<'a>(&'a Faults);
 
 impl<'de> DeserializeSeed<'de> for TensorSeed<'_> {
     type Value = HeaderTensor;
@@ -225,48 +236,47 @@ impl<'de> Visitor<'de> for TensorSeed<'_> {
                 _ => return Err(de::Error::unknown_field(&key, &["dtype", "shape", "data_offsets"])),
             };
             if twice {
-                return Err(self.faults.raise(ErrorKind::DuplicateKey { what: WHAT, key }));
+                return Err(self.0.raise(ErrorKind::DuplicateKey { what: WHAT, key }));
             }
         }
         let dtype = dtype.ok_or_else(|| de::Error::missing_field("dtype"))?;
         let shape = shape.ok_or_else(|| de::Error::missing_field("shape"))?;
         let offsets = offsets.ok_or_else(|| de::Error::missing_field("data_offsets"))?;
-        self.build(dtype, &shape, &offsets).map_err(|kind| self.faults.raise(kind))
+        build(dtype, &shape, &offsets).map_err(|kind| self.0.raise(kind))
     }
 }
 
-impl TensorSeed<'_> {
-    fn build(&self, dtype: String, shape: &Numbers, offsets: &Numbers) -> Result<HeaderTensor, ErrorKind> {
-        let [start, end] = offsets.kept[..] else {
-            let reason = format!("data_offsets has {} numbers, expected 2", offsets.n_seen);
-            return Err(ErrorKind::Syntax { what: WHAT, reason });
-        };
-        let Some(dtype) = DType::from_safetensors_name(&dtype) else {
-            return Err(ErrorKind::UnknownDType { found: dtype });
-        };
-        if shape.n_seen > MAX_RANK {
-            let (found, limit) = (shape.n_seen as u64, MAX_RANK as u64);
-            return Err(ErrorKind::TooLarge { what: "the rank", found, limit });
-        }
-        let refuse = |reason: String| ErrorKind::Shape { found: format!("{:?}", shape.kept), reason };
-        let mut dims = Vec::with_capacity(shape.kept.len());
-        let mut elements = 1_usize;
-        for dim in &shape.kept {
-            let dim = usize::try_from(*dim).map_err(|_| refuse("a dimension is too large".to_owned()))?;
-            elements = elements.checked_mul(dim).ok_or_else(|| refuse("the element count overflows".to_owned()))?;
-            dims.push(dim);
-        }
-        if end < start {
-            return Err(ErrorKind::Offsets { found: (start, end), reason: "the end is before the start".to_owned() });
-        }
-        let bytes = dtype
-            .byte_len(elements)
-            .ok_or_else(|| refuse(format!("{elements} elements of {dtype} do not fill whole bytes")))?;
-        if bytes as u64 != end - start {
-            return Err(refuse(format!("{dtype} needs {bytes} bytes, data_offsets hold {}", end - start)));
-        }
-        Ok(HeaderTensor { name: self.name.clone(), dtype, shape: dims, start, end })
+/// A tensor without its name.
+fn build(dtype: String, shape: &Numbers, offsets: &Numbers) -> Result<HeaderTensor, ErrorKind> {
+    let [start, end] = offsets.kept[..] else {
+        let reason = format!("data_offsets has {} numbers, expected 2", offsets.n_seen);
+        return Err(ErrorKind::Syntax { what: WHAT, reason });
+    };
+    let Some(dtype) = DType::from_safetensors_name(&dtype) else {
+        return Err(ErrorKind::UnknownDType { found: dtype });
+    };
+    if shape.n_seen > MAX_RANK {
+        let (found, limit) = (shape.n_seen as u64, MAX_RANK as u64);
+        return Err(ErrorKind::TooLarge { what: "the rank", found, limit });
     }
+    let refuse = |reason: String| ErrorKind::Shape { found: format!("{:?}", shape.kept), reason };
+    let mut dims = Vec::with_capacity(shape.kept.len());
+    let mut elements = 1_usize;
+    for dim in &shape.kept {
+        let dim = usize::try_from(*dim).map_err(|_| refuse("a dimension is too large".to_owned()))?;
+        elements = elements.checked_mul(dim).ok_or_else(|| refuse("the element count overflows".to_owned()))?;
+        dims.push(dim);
+    }
+    if end < start {
+        return Err(ErrorKind::Offsets { found: (start, end), reason: "the end is before the start".to_owned() });
+    }
+    let bytes = dtype
+        .byte_len(elements)
+        .ok_or_else(|| refuse(format!("{elements} elements of {dtype} do not fill whole bytes")))?;
+    if bytes as u64 != end - start {
+        return Err(refuse(format!("{dtype} needs {bytes} bytes, data_offsets hold {}", end - start)));
+    }
+    Ok(HeaderTensor { name: String::new(), dtype, shape: dims, start, end })
 }
 
 /// The first numbers of a list and how many there are; a long list is counted, not kept.

@@ -21,7 +21,14 @@ pub(super) struct ShardFiles {
     work: PathBuf,
     out: PathBuf,
     /// The most recently used files, the latest last.
-    open: Mutex<Vec<(usize, Arc<File>)>>,
+    open: Mutex<Vec<(usize, Arc<OpenShard>)>>,
+}
+
+/// An open shard and where it is.
+#[derive(Debug)]
+pub(super) struct OpenShard {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
 }
 
 impl ShardFiles {
@@ -59,16 +66,16 @@ impl ShardFiles {
     }
 
     /// The open file of a shard.
-    pub(super) fn get(&self, disk: &Disk, shard_idx: usize, shard: &LaidShard) -> Result<Arc<File>> {
+    pub(super) fn get(&self, disk: &Disk, shard_idx: usize, shard: &LaidShard) -> Result<Arc<OpenShard>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = open.iter().position(|it| it.0 == shard_idx) {
             let hit = open.remove(at);
-            let file = Arc::clone(&hit.1);
+            let shard = Arc::clone(&hit.1);
             open.push(hit);
-            return Ok(file);
+            return Ok(shard);
         }
         let path = self.path(&shard.file_name);
-        let file = Arc::new(disk.open(&path)?);
+        let file = disk.open(&path)?;
         let bytes = file.metadata().map_err(|e| Error::io("look at", &path, e))?.len();
         if bytes != shard.file_bytes {
             let reason = format!("the unfinished shard had {} bytes and has {bytes}", shard.file_bytes);
@@ -77,8 +84,9 @@ impl ShardFiles {
         if open.len() == MAX_OPEN {
             open.remove(0);
         }
-        open.push((shard_idx, Arc::clone(&file)));
-        Ok(file)
+        let opened = Arc::new(OpenShard { file, path });
+        open.push((shard_idx, Arc::clone(&opened)));
+        Ok(opened)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use indexmap::IndexMap;
@@ -19,7 +19,7 @@ use super::{
     lock::Lock,
     progress::TensorState,
     record::{JOURNAL, PLAN, PlanRecord},
-    shard_files::{self, ShardFiles},
+    shard_files::{self, OpenShard, ShardFiles},
     unit_files::{self, UnitFile},
 };
 use crate::{
@@ -171,6 +171,10 @@ impl Writer {
         let done = journal.done.values().cloned().collect();
         drop(journal);
         self.resumed = Resumed { done, damaged };
+        if self.resumed != Resumed::default() {
+            let Resumed { done, damaged } = &self.resumed;
+            tracing::info!(out = %self.out.display(), done = done.len(), damaged = damaged.len(), "resuming");
+        }
         Ok(())
     }
 
@@ -179,8 +183,9 @@ impl Writer {
         for (name, hash) in &unit.tensors {
             let Some(slot) = self.layout.by_name.get(name).map(|it| &self.layout.slots[*it]) else { return Ok(None) };
             let mut hasher = blake3::Hasher::new();
-            let file = self.shard_files.get(&self.disk, slot.shard_idx, &self.layout.shards[slot.shard_idx])?;
-            shard_files::hash_range(&file, slot.range.start, slot.range.end, &mut hasher)?;
+            let shard = self.shard(slot.shard_idx)?;
+            shard_files::hash_range(&shard.file, slot.range.start, slot.range.end, &mut hasher)
+                .map_err(|e| e.at(&shard.path).tensor(name))?;
             if hasher.finalize().to_hex().as_str() != hash {
                 return Ok(None);
             }
@@ -232,10 +237,9 @@ impl Writer {
         if matches!(*lock(state), TensorState::Committed) {
             return Err(contract("the tensor is committed already".to_owned()).tensor(tensor));
         }
-        let shard = &self.layout.shards[slot.shard_idx];
-        let file = self.shard_files.get(&self.disk, slot.shard_idx, shard)?;
-        let path = self.shard_files.path(&shard.file_name);
-        self.disk.write_at(&file, &path, bytes, slot.range.start + offset_bytes).map_err(|e| e.tensor(tensor))?;
+        let shard = self.shard(slot.shard_idx)?;
+        let at = slot.range.start + offset_bytes;
+        self.disk.write_at(&shard.file, &shard.path, bytes, at).map_err(|e| e.tensor(tensor))?;
         let mut state = lock(state);
         if !matches!(*state, TensorState::Written(_)) {
             *state = TensorState::Written(Box::default());
@@ -256,10 +260,9 @@ impl Writer {
             let reason = format!("{} bytes at {offset_bytes} leave a tensor of {}", out.len(), slot.n_bytes());
             return Err(contract(reason).tensor(tensor));
         }
-        let shard = &self.layout.shards[slot.shard_idx];
-        let file = self.shard_files.get(&self.disk, slot.shard_idx, shard)?;
-        regular::read_exact_at(&file, out, slot.range.start + offset_bytes)
-            .map_err(|e| e.at(self.shard_files.path(&shard.file_name)).tensor(tensor))
+        let shard = self.shard(slot.shard_idx)?;
+        regular::read_exact_at(&shard.file, out, slot.range.start + offset_bytes)
+            .map_err(|e| e.at(&shard.path).tensor(tensor))
     }
 
     /// Writes a whole safetensors file for a unit whose sizes could not be planned; it counts once a commit
@@ -324,9 +327,8 @@ impl Writer {
             lines.push(line);
         }
         for shard_idx in touched {
-            let shard = &self.layout.shards[shard_idx];
-            let file = self.shard_files.get(&self.disk, shard_idx, shard)?;
-            self.disk.sync(&file, &self.shard_files.path(&shard.file_name))?;
+            let shard = self.shard(shard_idx)?;
+            self.disk.sync(&shard.file, &shard.path)?;
         }
         lock(&self.journal).append(&self.disk, lines)?;
         for tensor in units.iter().flat_map(|it| &it.tensors) {
@@ -351,11 +353,10 @@ impl Writer {
         if !progress.covers(n_bytes) {
             return fault("the tensor is not wholly written");
         }
-        let shard = &self.layout.shards[slot.shard_idx];
-        let file = self.shard_files.get(&self.disk, slot.shard_idx, shard)?;
+        let shard = self.shard(slot.shard_idx)?;
         let from = slot.range.start + progress.hashed_bytes;
-        shard_files::hash_range(&file, from, slot.range.end, &mut progress.hasher)
-            .map_err(|e| e.at(self.shard_files.path(&shard.file_name)).tensor(&slot.name))?;
+        shard_files::hash_range(&shard.file, from, slot.range.end, &mut progress.hasher)
+            .map_err(|e| e.at(&shard.path).tensor(&slot.name))?;
         progress.hashed_bytes = n_bytes;
         Ok(progress.hasher.finalize().to_hex().to_string())
     }
@@ -377,6 +378,10 @@ impl Writer {
     /// A name for a file that is being written.
     pub(super) fn temp(&self, name: &str) -> PathBuf {
         self.work.join("temp").join(name.replace('/', "_"))
+    }
+
+    fn shard(&self, shard_idx: usize) -> Result<Arc<OpenShard>> {
+        self.shard_files.get(&self.disk, shard_idx, &self.layout.shards[shard_idx])
     }
 
     fn slot(&self, tensor: &str) -> Result<&Slot> {

@@ -168,15 +168,16 @@ impl Index {
     }
 }
 
-/// The tensors by name; a name that two shards hold is refused.
-pub(super) fn unique_names(shards: &[Shard], tensors: &[TensorEntry]) -> Result<HashMap<String, usize>> {
-    let mut by_name: HashMap<String, usize> = HashMap::with_capacity(tensors.len());
-    for (idx, entry) in tensors.iter().enumerate() {
-        if let Some(before) = by_name.insert(entry.name.clone(), idx) {
-            let file_name = |idx: usize| shards[tensors[idx].shard_idx].file_name.clone();
-            let kind = ErrorKind::TensorTwice { first: file_name(before), second: file_name(idx) };
-            return Err(kind.at(&shards[entry.shard_idx].path).tensor(&entry.name));
-        }
+/// Positions of the tensors in the order of their names; a name that two shards hold is refused.
+pub(super) fn unique_names(shards: &[Shard], tensors: &[TensorEntry]) -> Result<Vec<usize>> {
+    let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+    by_name.sort_by(|a, b| tensors[*a].name.cmp(&tensors[*b].name));
+    let twice = by_name.windows(2).find(|it| tensors[it[0]].name == tensors[it[1]].name);
+    if let Some(&[a, b]) = twice {
+        let shard = |idx: usize| &shards[tensors[idx].shard_idx];
+        let (first, second) = (shard(a), shard(b));
+        let kind = ErrorKind::TensorTwice { first: first.file_name.clone(), second: second.file_name.clone() };
+        return Err(kind.at(&second.path).tensor(&tensors[a].name));
     }
     Ok(by_name)
 }

@@ -6,7 +6,6 @@ mod index;
 mod listing;
 
 use std::{
-    collections::HashMap,
     fs,
     ops::Range,
     path::{Path, PathBuf},
@@ -43,7 +42,8 @@ pub struct Source {
     dir: PathBuf,
     shards: Vec<Shard>,
     tensors: Vec<TensorEntry>,
-    by_name: HashMap<String, usize>,
+    /// Positions in `tensors`, sorted by name.
+    by_name: Vec<usize>,
     index: Option<IndexFacts>,
     config: Option<Config>,
     companions: Vec<Companion>,
@@ -125,7 +125,7 @@ impl Source {
             dir: listing.dir.clone(),
             shards: Vec::with_capacity(chosen.file_names.len()),
             tensors: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: Vec::new(),
             index: None,
             config,
             companions: companions::list(&listing)?,
@@ -193,7 +193,8 @@ impl Source {
 
     /// Looks a tensor up by name.
     pub fn get(&self, name: &str) -> Option<&TensorEntry> {
-        self.by_name.get(name).map(|idx| &self.tensors[*idx])
+        let found = self.by_name.binary_search_by(|it| self.tensors[*it].name.as_str().cmp(name)).ok()?;
+        Some(&self.tensors[self.by_name[found]])
     }
 
     /// Looks a tensor up that must be there.

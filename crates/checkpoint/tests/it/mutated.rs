@@ -138,7 +138,7 @@ fn mutated_indexes_never_panic_and_never_lead_out_of_the_directory() {
     let seed = json!({"metadata": {"total_size": 9}, "weight_map": {"a": S1, "b": S1, "c": S2}}).to_string();
     let mut dice = Dice(0xd1b5_4a32_d192_ed03);
     let mut n_refused = 0;
-    for _ in 0..N_MUTANTS / 5 {
+    for _ in 0..N_MUTANTS / 10 {
         let mut text = seed.clone().into_bytes();
         for _ in 0..=dice.roll(2) {
             mutate(&mut text, &mut dice);
@@ -153,5 +153,5 @@ fn mutated_indexes_never_panic_and_never_lead_out_of_the_directory() {
             }
         }
     }
-    assert!(n_refused > 1_000, "{n_refused}");
+    assert!(n_refused > 500, "{n_refused}");
 }
