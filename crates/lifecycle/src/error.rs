@@ -302,6 +302,14 @@ pub enum ErrorKind {
         /// What is accepted.
         expected: String,
     },
+    /// Values that do not fill groups.
+    #[error("{found} values do not divide into groups of {group}")]
+    Indivisible {
+        /// Number of values.
+        found: usize,
+        /// Length of a group.
+        group: usize,
+    },
     /// A thing that the reference names and never made.
     #[error("{what} is not implemented")]
     NotImplemented {
@@ -333,7 +341,7 @@ impl ErrorKind {
         use ReferenceKind as R;
         match self {
             Self::ZeroStepsPerEpoch => R::ZeroDivisionError,
-            Self::ModifierPhase { .. } | Self::NoFrontMatter => R::RuntimeError,
+            Self::ModifierPhase { .. } | Self::NoFrontMatter | Self::Indivisible { .. } => R::RuntimeError,
             Self::UnknownModule { .. } | Self::MissingState { .. } => R::AttributeError,
             Self::Expression { reference, .. } => *reference,
             Self::WrongType { .. } | Self::MissingArgument { argument: "modules", .. } => R::TypeError,

@@ -1,18 +1,22 @@
 //! Events, state, modifier contract, lifecycle, session, recipes and metrics.
 #![forbid(unsafe_code)]
 
+pub mod distillation;
 mod driver;
 pub mod error;
 pub mod event;
 pub mod event_lifecycle;
 pub mod hooks;
 pub mod lifecycle;
+pub mod matching;
 pub mod metrics;
 pub mod model;
 pub mod modifier;
 mod number_text;
+pub mod precision;
 pub mod recipe;
 pub mod session;
+pub mod sparsity;
 pub mod state;
 
 pub use self::{

@@ -1,0 +1,51 @@
+//! Targets and ignores of a modifier, matched over a model's modules.
+
+use compressed_tensors::target::{Matcher, NamedModule, nearest_names};
+
+use crate::{Result, error::ErrorKind, model::ModuleStore};
+
+/// What a list of targets means in a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matched {
+    /// Names of the matching modules, in definition order, each once.
+    pub modules: Vec<String>,
+    /// Ignore patterns that match nothing: something to warn of.
+    pub idle_ignores: Vec<String>,
+}
+
+/// Matches targets and ignores over a model. Internal modules never match.
+///
+/// # Errors
+/// A target that matches nothing, with the nearest names, and a pattern that is no regular expression.
+pub fn match_modules<T: AsRef<str>, I: AsRef<str>>(
+    model: &dyn ModuleStore,
+    targets: &[T],
+    ignore: &[I],
+) -> Result<Matched> {
+    let matcher = Matcher::compile(targets, ignore)?;
+    let classes: Vec<Vec<&str>> =
+        model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
+    let modules: Vec<NamedModule<'_>> = model
+        .modules()
+        .iter()
+        .zip(&classes)
+        .filter(|(it, _)| !it.internal)
+        .map(|(it, classes)| NamedModule { name: &it.name, classes })
+        .collect();
+    if let Some(target) = matcher.targets.unmatched(modules.iter().copied())?.first() {
+        let names = modules.iter().flat_map(|it| std::iter::once(it.name).chain(it.classes.iter().copied()));
+        let nearest = nearest_names(target, names, 3).into_iter().map(str::to_owned).collect();
+        let name = (*target).to_owned();
+        let what = "target".to_owned();
+        return Err(ErrorKind::UnknownKey { what, name, nearest_names: nearest, known: Vec::new() }.into());
+    }
+    let mut matched = Matched::default();
+    for module in &modules {
+        if matcher.matches(*module)? {
+            matched.modules.push(module.name.to_owned());
+        }
+    }
+    let idle = matcher.ignore.unmatched(modules.iter().copied())?;
+    matched.idle_ignores = idle.into_iter().map(str::to_owned).collect();
+    Ok(matched)
+}
