@@ -115,6 +115,13 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             float("x", x)?;
             one(x.clone())
         }
+        Op::ScaleRows(_) => {
+            let [gate, x] = exactly(inputs)?;
+            rank("x", x, 2)?;
+            float("x", x)?;
+            same("gate", gate, &x.with_width(1))?;
+            one(x.clone())
+        }
         Op::Gated(_) | Op::Add | Op::Mul => {
             let [a, b] = exactly(inputs)?;
             float("a", a)?;

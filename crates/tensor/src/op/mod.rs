@@ -69,6 +69,8 @@ pub enum Op {
     Activate(Activation),
     /// `f(gate) * up`, the activation rounded first: both of one shape.
     Gated(Activation),
+    /// `f(gate) * x`, the activation rounded first: gate (N, 1), x (N, C) -> (N, C).
+    ScaleRows(Activation),
     /// `a + b`: both of one shape.
     Add,
     /// `a * b`: both of one shape.
@@ -194,6 +196,7 @@ impl Op {
             Self::Attention(_) => "attention",
             Self::Activate(_) => "activate",
             Self::Gated(_) => "gated",
+            Self::ScaleRows(_) => "scale_rows",
             Self::Add => "add",
             Self::Mul => "mul",
             Self::Scale { .. } => "scale",
@@ -236,6 +239,7 @@ impl Op {
             | Self::Rope { .. }
             | Self::KeyMask
             | Self::Attention(_)
+            | Self::ScaleRows(_)
             | Self::Add
             | Self::Mul
             | Self::Scale { .. }
@@ -282,6 +286,7 @@ impl Op {
             Self::Attention(attention) => one(positions::attention(engine, attention, &inputs)),
             Self::Activate(f) => one(normalize::activate(engine, *f, &inputs[0])),
             Self::Gated(f) => one(normalize::gated(engine, *f, &inputs[0], &inputs[1])),
+            Self::ScaleRows(f) => one(normalize::scale_rows(engine, *f, &inputs[0], &inputs[1])),
             Self::Add => one(normalize::zip(engine, inputs, |a, b| a + b)),
             Self::Mul => one(normalize::zip(engine, inputs, |a, b| a * b)),
             Self::Scale { factor } => one(normalize::scale(engine, *factor, &inputs[0])),

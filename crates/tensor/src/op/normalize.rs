@@ -48,6 +48,23 @@ pub(super) fn gated(engine: &Engine, f: Activation, gate: &Tensor, up: &Tensor) 
     })
 }
 
+/// gate (N, 1), x (N, C).
+pub(super) fn scale_rows(engine: &Engine, f: Activation, gate: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (gate, x) = (activate(engine, f, gate)?, x.dense(&engine.budget)?);
+    let columns = width(&x).max(1);
+    with_float!(x.dtype(), T => {
+        let gate = gate.as_slice::<T>()?;
+        map(engine, &x, |x: &[T], y| {
+            for ((y, x), &gate) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)).zip(gate) {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = <T as Element>::from_f32(Element::to_f32(gate) * Element::to_f32(x));
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
 pub(super) fn scale(engine: &Engine, factor: f32, x: &Tensor) -> Result<Tensor> {
     let x = x.dense(&engine.budget)?;
     with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| {

@@ -1,0 +1,34 @@
+//! ERNIE 4.5: Llama with neighbouring channels turning together, and one switch for all biases.
+
+use super::{Architecture, Built, classes};
+use crate::build::{Bias, Builder};
+use crate::config::{Config, Flag};
+use crate::error::Result;
+use crate::layers::{
+    Classes, Defaults, Feed, LayerPlan, causal_lm, plain_attention, plain_causal, plain_mlp, pre_norm_layer,
+};
+use tensor::Pairing;
+
+const CLASSES: Classes = classes!("Ernie4_5");
+const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, rope_theta: 500_000.0, tied: Flag::On };
+
+/// Its line in the registry.
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "ernie4_5", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
+
+fn build(config: &Config<'_>) -> Result<Built> {
+    let mut b = Builder::new(CLASSES.causal_lm);
+    let plan = plain_causal(config, CLASSES, DEFAULTS)?;
+    let bias = Bias::from_flag(config.flag_or("use_bias", Flag::Off)?);
+    let mut attention = plain_attention(config, "Ernie4_5Attention")?;
+    (attention.qkv_bias, attention.o_bias) = (bias, bias);
+    attention.rope = Some(Pairing::Interleaved);
+    let mut mlp = plain_mlp(config, "Ernie4_5MLP")?;
+    mlp.bias = bias;
+    let eps = plan.norm_eps;
+    causal_lm(&mut b, plan, |b, _, name| {
+        let layer = LayerPlan { attention: attention.clone(), feed: Feed::Gated(mlp.clone()), residual_factor: None };
+        pre_norm_layer(b, name, CLASSES, eps, &layer)
+    })?;
+    Ok(b)
+}

@@ -1,0 +1,81 @@
+//! Architectures: one file each, and the registry.
+
+mod ernie4_5;
+mod granite;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen2_moe;
+mod qwen3;
+mod qwen3_moe;
+mod smollm3;
+
+use crate::build::Builder;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A family of models.
+pub struct Architecture {
+    /// `model_type` in the config.
+    pub model_type: &'static str,
+    /// Class of the whole model.
+    pub class: &'static str,
+    /// Classes that subgraphs do not split by default.
+    pub no_split: &'static [&'static str],
+    /// Builds the model from its config.
+    pub build: fn(&Config<'_>) -> Result<Built>,
+}
+
+/// What an architecture builds.
+pub type Built = Builder;
+
+/// All architectures, by name.
+pub const ARCHITECTURES: &[Architecture] = &[
+    ernie4_5::ARCHITECTURE,
+    granite::ARCHITECTURE,
+    llama::ARCHITECTURE,
+    mistral::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen2_moe::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    qwen3_moe::ARCHITECTURE,
+    smollm3::ARCHITECTURE,
+];
+
+/// The architecture of a config.
+///
+/// # Errors
+/// [`ErrorKind::UnknownArchitecture`] with all that are known, [`ErrorKind::Config`] where there is no `model_type`.
+pub fn find(config: &Config<'_>) -> Result<&'static Architecture> {
+    let Some(found) = config.text("model_type")? else {
+        return Err(Error::config("nothing", "a model_type").at("config.json: model_type"));
+    };
+    ARCHITECTURES.iter().find(|it| it.model_type == found).ok_or_else(|| {
+        let known = ARCHITECTURES.iter().map(|it| it.model_type).collect();
+        Error::from(ErrorKind::UnknownArchitecture { found: found.to_owned(), known }).at("config.json: model_type")
+    })
+}
+
+/// Class names that start with the family's.
+macro_rules! classes {
+    ($family:literal) => {
+        crate::layers::Classes {
+            causal_lm: concat!($family, "ForCausalLM"),
+            model: concat!($family, "Model"),
+            layer: concat!($family, "DecoderLayer"),
+            norm: concat!($family, "RMSNorm"),
+            rotary: concat!($family, "RotaryEmbedding"),
+        }
+    };
+}
+use classes;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_in_order_of_name() {
+        assert!(ARCHITECTURES.windows(2).all(|pair| pair[0].model_type < pair[1].model_type));
+    }
+}

@@ -1,0 +1,64 @@
+//! Qwen3 with routed experts: a softmax router chooses k experts a token, whose weighted results are added.
+
+use super::{Architecture, Built, classes};
+use crate::build::{Bias, Builder};
+use crate::config::{Config, Flag};
+use crate::error::Result;
+use crate::layers::{
+    AttentionPlan, Classes, Defaults, ExpertNames, Feed, HeadNorms, LayerPlan, ModuleOrder, MoePlan, causal_lm,
+    plain_attention, plain_causal, plain_mlp, pre_norm_layer, qwen_windows,
+};
+use tensor::{Normalize, Scores};
+
+const CLASSES: Classes = classes!("Qwen3Moe");
+const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 10_000.0, tied: Flag::Off };
+
+/// Its line in the registry.
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "qwen3_moe", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
+
+fn build(config: &Config<'_>) -> Result<Built> {
+    let mut b = Builder::new(CLASSES.causal_lm);
+    let plan = plain_causal(config, CLASSES, DEFAULTS)?;
+    let mut attention = plain_attention(config, "Qwen3MoeAttention")?;
+    attention.qkv_bias = Bias::from_flag(config.flag_or("attention_bias", Flag::Off)?);
+    attention.o_bias = attention.qkv_bias;
+    attention.norms = HeadNorms::PerHead { class: CLASSES.norm, eps: plan.norm_eps };
+    let windows = qwen_windows(config, plan.n_layers)?;
+    let mlp = plain_mlp(config, "Qwen3MoeMLP")?;
+    let moe = MoePlan {
+        names: ExpertNames {
+            block: "Qwen3MoeSparseMoeBlock",
+            router: "Qwen3MoeTopKRouter",
+            experts: "Qwen3MoeExperts",
+            expert: "Qwen3MoeMLP",
+            gate: "gate_proj",
+            up: "up_proj",
+            down: "down_proj",
+        },
+        width: mlp.width,
+        intermediate: config.size("moe_intermediate_size")?,
+        n_experts: match config.size_of("num_experts")? {
+            Some(n_experts) => n_experts,
+            None => config.size("num_local_experts")?,
+        },
+        n_chosen: config.size("num_experts_per_tok")?,
+        scores: Scores::Softmax,
+        normalize: if config.flag_or("norm_topk_prob", Flag::Off)? { Normalize::ToOne } else { Normalize::No },
+        activation: mlp.activation,
+        order: ModuleOrder::ExpertsFirst,
+        shared: None,
+    };
+    moe.check()?;
+    let step = config.size_or("decoder_sparse_step", 1)?;
+    let dense = config.sizes("mlp_only_layers")?;
+    let eps = plan.norm_eps;
+    causal_lm(&mut b, plan, |b, idx, name| {
+        let is_sparse = !dense.contains(&idx) && (idx + 1) % step == 0;
+        let feed = if is_sparse { Feed::Experts(moe.clone()) } else { Feed::Gated(mlp.clone()) };
+        let attention = AttentionPlan { window: windows[idx], ..attention.clone() };
+        let layer = LayerPlan { attention, feed, residual_factor: None };
+        pre_norm_layer(b, name, CLASSES, eps, &layer)
+    })?;
+    Ok(b)
+}

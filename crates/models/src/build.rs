@@ -1,0 +1,172 @@
+//! Builds a model's tree: modules under their names, parameters under theirs.
+
+use graph::{ModuleId, ModuleTree};
+
+use crate::context::Layer;
+use crate::error::Result;
+use crate::layers::{Linear, RmsNorm};
+use crate::links::{ChannelMap, Fused, Link, Links};
+use crate::store::{ParameterId, ParameterInfo};
+
+/// A model under construction; modules are added in the order in which Hugging Face lists them.
+pub struct Builder {
+    pub(crate) tree: ModuleTree,
+    pub(crate) layers: Vec<Option<Box<dyn Layer>>>,
+    pub(crate) parameters: Vec<ParameterInfo>,
+    pub(crate) owned: Vec<Vec<ParameterId>>,
+    pub(crate) links: Links,
+    at: ModuleId,
+}
+
+impl Builder {
+    /// A model of class `class`.
+    pub fn new(class: &'static str) -> Self {
+        let tree = ModuleTree::new(class);
+        let at = tree.root();
+        Self { tree, layers: vec![None], parameters: Vec::new(), owned: vec![Vec::new()], links: Links::default(), at }
+    }
+
+    /// The root's layer, built by `build`.
+    ///
+    /// # Errors
+    /// What `build` finds.
+    pub fn root<L: Layer + 'static>(&mut self, build: impl FnOnce(&mut Self) -> Result<L>) -> Result<()> {
+        let layer = build(self)?;
+        self.layers[self.tree.root().index()] = Some(Box::new(layer));
+        Ok(())
+    }
+
+    /// A module `name` of class `class` under the current one; `build` adds what it holds.
+    ///
+    /// # Errors
+    /// A name that exists already, and what `build` finds.
+    pub fn module<L: Layer + 'static>(
+        &mut self,
+        name: &str,
+        class: &'static str,
+        build: impl FnOnce(&mut Self) -> Result<L>,
+    ) -> Result<ModuleId> {
+        let (id, layer) = self.inside(name, class, build)?;
+        self.layers[id.index()] = Some(Box::new(layer));
+        Ok(id)
+    }
+
+    /// A module that only holds others, and what `build` gives.
+    ///
+    /// # Errors
+    /// As [`Builder::module`].
+    pub fn holder<T>(
+        &mut self,
+        name: &str,
+        class: &'static str,
+        build: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(ModuleId, T)> {
+        self.inside(name, class, build)
+    }
+
+    fn inside<T>(
+        &mut self,
+        name: &str,
+        class: &'static str,
+        build: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(ModuleId, T)> {
+        let id = self.tree.add(self.at, name, class)?;
+        self.layers.push(None);
+        self.owned.push(Vec::new());
+        let outer = std::mem::replace(&mut self.at, id);
+        let built = build(self);
+        self.at = outer;
+        Ok((id, built?))
+    }
+
+    /// A list `layers` of `n` modules, each built by `build` under its number.
+    ///
+    /// # Errors
+    /// As [`Builder::module`].
+    pub fn list<T>(
+        &mut self,
+        name: &str,
+        n: usize,
+        mut build: impl FnMut(&mut Self, usize, &str) -> Result<T>,
+    ) -> Result<(ModuleId, Vec<T>)> {
+        self.inside(name, "ModuleList", |b| (0..n).map(|idx| build(b, idx, &idx.to_string())).collect())
+    }
+
+    /// A parameter of the current module.
+    pub fn parameter(&mut self, name: &str, shape: &[usize]) -> ParameterId {
+        let path = self.tree.path(self.at);
+        let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        let id = ParameterId(self.parameters.len());
+        self.parameters.push(ParameterInfo { name, shape: shape.to_vec() });
+        self.owned[self.at.index()].push(id);
+        id
+    }
+
+    /// A linear layer of `[rows, columns]`.
+    ///
+    /// # Errors
+    /// As [`Builder::module`].
+    pub fn linear(&mut self, name: &str, [rows, columns]: [usize; 2], bias: Bias) -> Result<ModuleId> {
+        self.linear_parts(name, [rows, columns], bias).map(|(id, _)| id)
+    }
+
+    /// As [`Builder::linear`], with the parameters it has.
+    pub(crate) fn linear_parts(&mut self, name: &str, shape: [usize; 2], bias: Bias) -> Result<(ModuleId, Linear)> {
+        let (id, linear) = self.inside(name, "Linear", |b| {
+            let weight = b.parameter("weight", &shape);
+            Ok(Linear { weight, bias: (bias == Bias::Given).then(|| b.parameter("bias", &shape[..1])) })
+        })?;
+        self.layers[id.index()] = Some(Box::new(linear.clone()));
+        Ok((id, linear))
+    }
+
+    /// A linear layer without parameters of its own, whose weight is that of another module.
+    ///
+    /// # Errors
+    /// As [`Builder::module`].
+    pub fn tied_linear(&mut self, name: &str, weight: ParameterId) -> Result<ModuleId> {
+        self.module(name, "Linear", |_| Ok(Linear { weight, bias: None }))
+    }
+
+    /// A root-mean-square norm over `width` channels, as Llama has it.
+    ///
+    /// # Errors
+    /// As [`Builder::module`].
+    pub fn rms_norm(&mut self, name: &str, class: &'static str, width: usize, eps: f64) -> Result<ModuleId> {
+        self.module(name, class, |b| {
+            let weight = b.parameter("weight", &[width]);
+            Ok(RmsNorm { weight, eps: eps as f32, weight_offset: 0.0, rounded: tensor::Rounded::BeforeWeight })
+        })
+    }
+
+    /// Says that `producer` feeds exactly `consumers`.
+    pub fn link(&mut self, producer: ModuleId, consumers: &[ModuleId], channels: ChannelMap) {
+        self.links.links.push(Link { producer, consumers: consumers.to_vec(), channels });
+    }
+
+    /// Says that engines run `parts` as one layer.
+    pub fn fused(&mut self, name: &'static str, parts: &[ModuleId]) {
+        self.links.fused.push(Fused { name, parts: parts.to_vec() });
+    }
+
+    /// What is known of the data flow so far.
+    pub fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// Whether a linear layer has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// It has.
+    Given,
+    /// It has not.
+    Absent,
+}
+
+impl Bias {
+    /// By a config's flag.
+    pub fn from_flag(is_given: bool) -> Self {
+        if is_given { Self::Given } else { Self::Absent }
+    }
+}

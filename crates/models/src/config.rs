@@ -1,0 +1,147 @@
+//! `config.json`, read key by key in the forms of transformers 4 and 5.
+
+use serde_json::Value;
+use tensor::{Activation, DType};
+
+use crate::error::{Error, Result};
+
+/// A model's config; keys that nobody reads are left alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<'a>(&'a Value);
+
+impl<'a> Config<'a> {
+    /// The config of a text model, or the text part of a larger one.
+    pub fn new(config: &'a Value) -> Self {
+        Self(config)
+    }
+
+    /// What a key holds; none where it is absent or null.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The part under `key`; none where it is absent or null.
+    pub fn part(&self, key: &str) -> Option<Self> {
+        self.get(key).map(Self)
+    }
+
+    fn read<T>(&self, key: &str, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| Error::config(value, expected).at(format_args!("config.json: {key}")))
+    }
+
+    fn required<T>(&self, key: &str, expected: &str, found: Option<T>) -> Result<T> {
+        found.ok_or_else(|| Error::config("nothing", expected).at(format_args!("config.json: {key}")))
+    }
+
+    /// A positive number that must be there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), placed at the key; so are those of the methods below.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        let found = self.size_of(key)?;
+        self.required(key, "a positive integer", found)
+    }
+
+    /// A positive number, if it is there.
+    pub fn size_of(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "a positive integer", |value| {
+            value.as_u64().filter(|&it| it > 0 && it < 1 << 32).and_then(|it| usize::try_from(it).ok())
+        })
+    }
+
+    /// A positive number, or `default`.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.size_of(key)?.unwrap_or(default))
+    }
+
+    /// A number, or `default`.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.number(key)?.unwrap_or(default))
+    }
+
+    /// A number, if it is there.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.read(key, "a number", Value::as_f64)
+    }
+
+    /// A truth value, or `default`.
+    pub fn flag_or(&self, key: &str, default: Flag) -> Result<bool> {
+        Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default == Flag::On))
+    }
+
+    /// A text, if it is there.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.read(key, "a string", Value::as_str)
+    }
+
+    /// A list of whole numbers, empty where it is absent.
+    pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
+        let list = |value: &Value| {
+            value
+                .as_array()?
+                .iter()
+                .map(|it| it.as_u64().and_then(|it| usize::try_from(it).ok()))
+                .collect::<Option<Vec<_>>>()
+        };
+        Ok(self.read(key, "a list of whole numbers", list)?.unwrap_or_default())
+    }
+
+    /// A list of texts, if it is there.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        let list = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+        self.read(key, "a list of strings", list)
+    }
+
+    /// The activation under `key`, `default` where it is absent.
+    pub fn activation(&self, key: &str, default: &'static str) -> Result<Activation> {
+        let name = self.text(key)?.unwrap_or(default);
+        Ok(match name {
+            "silu" | "swish" => Activation::Silu,
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "quick_gelu" => Activation::QuickGelu,
+            "relu" => Activation::Relu,
+            "relu2" => Activation::ReluSquared,
+            "sigmoid" => Activation::Sigmoid,
+            found => {
+                let expected = "silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, relu2 or sigmoid";
+                return Err(Error::config(found, expected).at(format_args!("config.json: {key}")));
+            }
+        })
+    }
+
+    /// The type that weights were saved in: `dtype`, or `torch_dtype` in transformers 4.
+    pub fn dtype(&self) -> Result<Option<DType>> {
+        let (key, name) = match self.text("dtype")? {
+            Some(name) => ("dtype", name),
+            None => match self.text("torch_dtype")? {
+                Some(name) => ("torch_dtype", name),
+                None => return Ok(None),
+            },
+        };
+        let dtype = DType::from_torch_name(name).filter(|it| matches!(it, DType::F32 | DType::BF16 | DType::F16));
+        let expected = "float32, bfloat16 or float16";
+        dtype.map(Some).ok_or_else(|| Error::config(name, expected).at(format_args!("config.json: {key}")))
+    }
+
+    /// The width of a head: `head_dim`, or the hidden size shared by the heads.
+    pub fn head_dim(&self) -> Result<usize> {
+        let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
+        match self.size_of("head_dim")? {
+            Some(width) => Ok(width),
+            None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+            None => Err(Error::config(heads, format!("a divisor of hidden_size {hidden}"))
+                .at("config.json: num_attention_heads")),
+        }
+    }
+}
+
+/// A truth value by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// True.
+    On,
+    /// False.
+    Off,
+}

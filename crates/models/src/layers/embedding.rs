@@ -1,0 +1,51 @@
+//! The token embedding.
+
+use graph::{ModuleId, Value};
+use tensor::Op;
+
+use super::exactly;
+use crate::build::Builder;
+use crate::context::{Cx, Layer};
+use crate::error::Result;
+use crate::store::ParameterId;
+
+/// Shape of an embedding.
+pub(crate) struct EmbeddingPlan {
+    /// The class that Hugging Face gives it.
+    pub(crate) class: &'static str,
+    /// V.
+    pub(crate) vocab_size: usize,
+    /// C.
+    pub(crate) width: usize,
+    /// Factor on its rows.
+    pub(crate) factor: Option<f32>,
+}
+
+/// ids (B, T) -> (B, T, C).
+struct Embedding {
+    weight: ParameterId,
+    factor: Option<f32>,
+}
+
+/// An embedding under `name`, and its table.
+pub(crate) fn embedding(b: &mut Builder, name: &str, plan: &EmbeddingPlan) -> Result<(ModuleId, ParameterId)> {
+    let mut table = None;
+    let id = b.module(name, plan.class, |b| {
+        let weight = b.parameter("weight", &[plan.vocab_size, plan.width]);
+        table = Some(weight);
+        Ok(Embedding { weight, factor: plan.factor })
+    })?;
+    Ok((id, table.expect("the closure ran, else there were an error")))
+}
+
+impl Layer for Embedding {
+    fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
+        let [ids] = exactly(inputs, "ids")?;
+        let table = cx.parameter(self.weight)?;
+        let x = cx.apply(Op::Embedding, [ids, table])?;
+        match self.factor {
+            Some(factor) => cx.apply_all(Op::Scale { factor }, vec![x]),
+            None => Ok(vec![x]),
+        }
+    }
+}

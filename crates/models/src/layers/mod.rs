@@ -1,0 +1,30 @@
+//! Layers that architectures share.
+
+mod attention;
+mod decoder;
+mod embedding;
+mod experts;
+mod family;
+mod linear;
+mod mlp;
+mod norm;
+mod rotary;
+
+pub(crate) use attention::{AttentionPlan, HeadNorms, attention};
+pub(crate) use decoder::{Classes, Feed, LayerPlan, causal_lm, pre_norm_layer};
+pub(crate) use embedding::{EmbeddingPlan, embedding};
+pub(crate) use experts::{ExpertNames, ModuleOrder, MoePlan, sparse_moe};
+pub(crate) use family::{Defaults, plain_attention, plain_causal, plain_mlp, qwen_windows};
+pub use linear::Linear;
+pub(crate) use mlp::{MlpPlan, gated_mlp};
+pub(crate) use norm::RmsNorm;
+pub(crate) use rotary::Rotary;
+
+use graph::Value;
+
+use crate::error::{ErrorKind, Result};
+
+/// The values of a module that takes a fixed number of them.
+pub(crate) fn exactly<const N: usize>(inputs: Vec<Value>, expected: &'static str) -> Result<[Value; N]> {
+    inputs.try_into().map_err(|found: Vec<Value>| ErrorKind::Arity { found: found.len(), expected }.into())
+}

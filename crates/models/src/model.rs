@@ -1,0 +1,230 @@
+//! A model: its tree, its parameters, and how it runs and is traced.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use compressed_tensors::target::{NamedModule, Patterns, nearest_names};
+use graph::{
+    Extent, Graph, ModuleId, ModuleTree, Policy, Produced, SequentialTracer, Subgraph, Value, forward,
+    get_sequential_ancestors, match_modules, partition, partition_graph, trace_consumed_names,
+};
+use serde_json::Value as Json;
+use tensor::{DType, Dim, Spec, Symbol, Tensor};
+
+use crate::architectures::{self, Architecture, Built};
+use crate::config::Config;
+use crate::context::{Cx, Layer, Run, Runner};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::Linear;
+use crate::links::Links;
+use crate::store::{Held, ParameterId, Store, Weights};
+
+/// How a model is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelOptions {
+    /// The type to compute in; by default the config's, or F32.
+    pub dtype: Option<DType>,
+}
+
+/// Which inputs a trace has beside `input_ids`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceInputs {
+    /// None.
+    Ids,
+    /// `attention_mask` (B, T), 0 for padding.
+    IdsAndMask,
+}
+
+impl TraceInputs {
+    /// Names of the inputs, in order.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Ids => &["input_ids"],
+            Self::IdsAndMask => &["input_ids", "attention_mask"],
+        }
+    }
+}
+
+/// A model of one of the [`ARCHITECTURES`](crate::ARCHITECTURES).
+pub struct Model {
+    architecture: &'static Architecture,
+    tree: ModuleTree,
+    layers: Vec<Option<Box<dyn Layer>>>,
+    owned: Vec<Vec<ParameterId>>,
+    store: Store,
+    links: Links,
+}
+
+impl Model {
+    /// The model of a checkpoint directory; nothing but headers is read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] where there is no config, and those of [`Model::build`].
+    pub fn open(source: Arc<checkpoint::Source>, options: ModelOptions) -> Result<Self> {
+        let config = source.config().map_err(|error| ErrorKind::Weights(error.into()))?.clone();
+        Self::build(&config, source, options)
+    }
+
+    /// The model of a config, over `weights`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownArchitecture`], [`ErrorKind::Config`] placed at the key, [`ErrorKind::MissingTensor`] and
+    /// [`ErrorKind::Shape`] placed at the tensor.
+    pub fn build(config: &Json, weights: Arc<dyn Weights>, options: ModelOptions) -> Result<Self> {
+        let config = Config::new(config);
+        let architecture = architectures::find(&config)?;
+        let Built { tree, layers, parameters, owned, links, .. } = (architecture.build)(&config)?;
+        let dtype = match options.dtype {
+            Some(dtype) => dtype,
+            None => config.dtype()?.unwrap_or(DType::F32),
+        };
+        let store = Store::new(weights, dtype, parameters)?;
+        Ok(Self { architecture, tree, layers, owned, store, links })
+    }
+
+    /// What it is.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
+    /// Its modules.
+    pub fn tree(&self) -> &ModuleTree {
+        &self.tree
+    }
+
+    /// Its parameters.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Which of its modules feed which.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Parameters of a module itself, not of those it holds.
+    pub fn own_parameters(&self, module: ModuleId) -> &[ParameterId] {
+        &self.owned[module.index()]
+    }
+
+    /// The parameters of a linear layer; none for other modules.
+    pub fn linear(&self, module: ModuleId) -> Option<&Linear> {
+        self.layers[module.index()].as_ref()?.as_linear()
+    }
+
+    pub(crate) fn layer(&self, module: ModuleId) -> Result<&dyn Layer> {
+        let layer = self.layers[module.index()].as_deref();
+        layer.ok_or_else(|| ErrorKind::NotCallable.into())
+    }
+
+    /// Modules whose name or class a pattern matches; the empty list means the classes that the architecture does not split.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoMatch`] with the nearest names for a pattern that matches nothing, [`ErrorKind::Pattern`].
+    pub fn match_targets<S: AsRef<str>>(&self, patterns: &[S]) -> Result<BTreeSet<ModuleId>> {
+        if patterns.is_empty() {
+            return self.match_targets(self.architecture.no_split);
+        }
+        let compiled = Patterns::compile(patterns)?;
+        let classes: Vec<[&str; 1]> = self.tree.ids().map(|id| [self.tree.class(id)]).collect();
+        let named = |id: ModuleId| NamedModule { name: self.tree.path(id), classes: &classes[id.index()] };
+        if let Some(pattern) = compiled.unmatched(self.tree.ids().map(named))?.first() {
+            let names = self.tree.ids().map(|id| self.tree.path(id));
+            let nearest = nearest_names(pattern, names, 3).into_iter().map(str::to_owned).collect();
+            return Err(ErrorKind::NoMatch { pattern: (*pattern).to_owned(), nearest }.into());
+        }
+        let mut failed = None;
+        let matched = match_modules(&self.tree, |name, class| {
+            let is_match = compiled.matches_module(NamedModule { name, classes: &[class] });
+            is_match.unwrap_or_else(|error| {
+                failed = Some(error);
+                false
+            })
+        });
+        failed.map_or(Ok(matched), |error| Err(error.into()))
+    }
+
+    /// Logits (B, T, V) of ids (B, T) and perhaps a mask (B, T).
+    ///
+    /// # Errors
+    /// What a module refuses, placed at the innermost.
+    pub fn forward(&self, run: Run<'_>, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let inputs = std::iter::once(ids).chain(mask).cloned().map(Value::from).collect();
+        let [logits] = crate::layers::exactly(Cx::compute(self, run).call_all(self.tree.root(), inputs)?, "logits")?;
+        Ok(logits.into_tensor()?)
+    }
+
+    /// The graph of the model in which modules that hold none of `targets` are one node each; batch and time are symbolic.
+    ///
+    /// # Errors
+    /// What a module refuses.
+    pub fn trace(&self, targets: &BTreeSet<ModuleId>, inputs: TraceInputs) -> Result<Graph> {
+        self.record(SequentialTracer::new(get_sequential_ancestors(&self.tree, targets)), inputs)
+    }
+
+    /// The graph of the model in operations and parameters alone.
+    ///
+    /// # Errors
+    /// What a module refuses.
+    pub fn trace_operations(&self, inputs: TraceInputs) -> Result<Graph> {
+        self.record(SequentialTracer::of_operations(), inputs)
+    }
+
+    fn record(&self, mut tracer: SequentialTracer, inputs: TraceInputs) -> Result<Graph> {
+        let shape = vec![Dim::symbol(Symbol::Batch), Dim::symbol(Symbol::Time)];
+        let mut values = Vec::new();
+        for name in inputs.names() {
+            values.push(tracer.placeholder(name, Spec::new(DType::I64, shape.clone()))?);
+        }
+        let outputs = Cx::trace(self, &mut tracer).call_all(self.tree.root(), values)?;
+        let [logits] = crate::layers::exactly(outputs, "logits")?;
+        Ok(tracer.finish(&[("logits", logits)])?)
+    }
+
+    /// Subgraphs in running order that together do what the model does.
+    ///
+    /// # Errors
+    /// Those of [`Model::trace`].
+    pub fn subgraphs(
+        &self,
+        targets: &BTreeSet<ModuleId>,
+        inputs: TraceInputs,
+        policy: Policy,
+    ) -> Result<Vec<Subgraph>> {
+        let graph = self.trace(targets, inputs)?;
+        let mut subgraphs = partition_graph(&graph, &partition(&graph, targets, policy)?)?;
+        trace_consumed_names(&mut subgraphs);
+        Ok(subgraphs)
+    }
+
+    /// Runs a subgraph on values by name.
+    ///
+    /// # Errors
+    /// A missing value, and what a module refuses.
+    pub fn run_subgraph(
+        &self,
+        run: Run<'_>,
+        subgraph: &Subgraph,
+        inputs: impl FnMut(&str) -> Option<Tensor>,
+        extent: &Extent,
+    ) -> Result<Produced> {
+        forward(&subgraph.graph, &mut Runner { model: self, run }, inputs, extent)
+    }
+
+    /// Keeps the parameters of a subgraph in memory, from their first use until the guard is dropped.
+    ///
+    /// # Errors
+    /// A parameter that the model does not have.
+    pub fn hold(&self, subgraph: &Subgraph) -> Result<Held<'_>> {
+        let mut ids: BTreeSet<ParameterId> = BTreeSet::new();
+        for module in subgraph.submodules(&self.tree) {
+            ids.extend(self.own_parameters(module));
+            ids.extend(self.linear(module).map(|linear| linear.weight));
+        }
+        for name in subgraph.parameters() {
+            let id = self.store.find(name).ok_or_else(|| Error::from(ErrorKind::MissingTensor).at(name))?;
+            ids.insert(id);
+        }
+        Ok(self.store.hold(ids))
+    }
+}

@@ -1,0 +1,157 @@
+//! Inverse frequencies of rotary position embedding, with the rescalings of long-context models.
+
+use std::sync::Arc;
+
+use tensor::elementary::ln_f64;
+use tensor::inverse_frequencies;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// Inverse frequencies (F) and the factor on cosine and sine.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Frequencies {
+    pub(crate) inverse: Arc<[f32]>,
+    pub(crate) scaling: f32,
+}
+
+/// The rope part of a config: `rope_parameters`, or `rope_theta` and `rope_scaling` in transformers 4.
+struct Scaling<'a> {
+    config: Config<'a>,
+    part: Option<Config<'a>>,
+    key: &'static str,
+}
+
+impl Frequencies {
+    /// The frequencies for heads of which `rotary_dim` channels turn; `default_theta` where the config names none.
+    pub(crate) fn from_config(config: &Config<'_>, rotary_dim: usize, default_theta: f64) -> Result<Self> {
+        let scaling = match config.part("rope_parameters") {
+            Some(part) => Scaling { config: *config, part: Some(part), key: "rope_parameters" },
+            None => Scaling { config: *config, part: config.part("rope_scaling"), key: "rope_scaling" },
+        };
+        let placed = |error: Error| error.at(format_args!("config.json: {}", scaling.key));
+        let theta = match scaling.part.map(|part| part.number("rope_theta")).transpose()?.flatten() {
+            Some(theta) => theta,
+            None => config.number_or("rope_theta", default_theta)?,
+        };
+        let plain = inverse_frequencies(theta, rotary_dim);
+        let kind = match scaling.part {
+            None => None,
+            Some(part) => part.text("rope_type")?.or(part.text("type")?),
+        };
+        match kind.unwrap_or("default") {
+            "default" => Ok(Self::of(plain, 1.0)),
+            "linear" => {
+                let factor = scaling.number("factor")? as f32;
+                Ok(Self::of(plain.into_iter().map(|f| f / factor).collect(), 1.0))
+            }
+            "llama3" => scaling.llama3(plain).map(|inverse| Self::of(inverse, 1.0)),
+            "yarn" => scaling.yarn(&plain, theta, rotary_dim),
+            found => Err(placed(Error::config(found, "default, linear, llama3 or yarn"))),
+        }
+    }
+
+    fn of(inverse: Vec<f32>, scaling: f32) -> Self {
+        Self { inverse: inverse.into(), scaling }
+    }
+}
+
+impl Scaling<'_> {
+    fn number(&self, key: &str) -> Result<f64> {
+        let found = self.part.map(|part| part.number(key)).transpose()?.flatten();
+        found.ok_or_else(|| Error::config("nothing", "a number").at(format_args!("config.json: {}.{key}", self.key)))
+    }
+
+    fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.part.map(|part| part.number(key)).transpose()?.flatten().unwrap_or(default))
+    }
+
+    /// Tokens of the context that the model was first trained on.
+    fn original_context(&self) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        match self.part.map(|part| part.number(key)).transpose()?.flatten() {
+            Some(tokens) => Ok(tokens),
+            None => self.config.number_or(key, self.config.number_or("max_position_embeddings", 2048.0)?),
+        }
+    }
+
+    /// Long wavelengths are slowed by `factor`, short ones are left alone, those between are blended.
+    fn llama3(&self, plain: Vec<f32>) -> Result<Vec<f32>> {
+        let factor = self.number("factor")? as f32;
+        let (low, high) = (self.number("low_freq_factor")? as f32, self.number("high_freq_factor")? as f32);
+        let context = self.original_context()? as f32;
+        let rescale = |frequency: f32| {
+            let wavelength = 2.0 * std::f32::consts::PI / frequency;
+            let slowed = if wavelength > context / low { frequency / factor } else { frequency };
+            if wavelength < context / high || wavelength > context / low {
+                return slowed;
+            }
+            let smooth = (context / wavelength - low) / (high - low);
+            (1.0 - smooth) * slowed / factor + smooth * slowed
+        };
+        Ok(plain.into_iter().map(rescale).collect())
+    }
+
+    /// Frequencies between slowed and plain by how often a channel turns within the original context (YaRN).
+    fn yarn(&self, plain: &[f32], theta: f64, rotary_dim: usize) -> Result<Frequencies> {
+        let factor = self.number("factor")?;
+        let context = self.original_context()?;
+        let (fast, slow) = (self.number_or("beta_fast", 32.0)?, self.number_or("beta_slow", 1.0)?);
+        let magnitude = |scale: f64, weight: f64| if scale <= 1.0 { 1.0 } else { 0.1 * weight * ln_f64(scale) + 1.0 };
+        let (mscale, all) = (self.number_or("mscale", 0.0)?, self.number_or("mscale_all_dim", 0.0)?);
+        let implied = if mscale != 0.0 && all != 0.0 {
+            magnitude(factor, mscale) / magnitude(factor, all)
+        } else {
+            magnitude(factor, 1.0)
+        };
+        let scaling = self.number_or("attention_factor", implied)? as f32;
+        let turns = |turns: f64| {
+            rotary_dim as f64 * ln_f64(context / (turns * 2.0 * std::f64::consts::PI)) / (2.0 * ln_f64(theta))
+        };
+        let is_truncated = self.part.map(|part| part.flag_or("truncate", crate::config::Flag::On)).transpose()?;
+        let (mut low, mut high) = (turns(fast), turns(slow));
+        if is_truncated.unwrap_or(true) {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(rotary_dim as f64 - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        let blend = |(idx, &frequency): (usize, &f32)| {
+            let ramp = ((idx as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+            let kept = 1.0 - ramp;
+            frequency / factor as f32 * (1.0 - kept) + frequency * kept
+        };
+        Ok(Frequencies::of(plain.iter().enumerate().map(blend).collect(), scaling))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(config: serde_json::Value) -> Result<Frequencies> {
+        Frequencies::from_config(&Config::new(&config), 8, 10_000.0)
+    }
+
+    #[test]
+    fn transformers_4_and_5_say_the_same() {
+        let new = json!({"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}});
+        let old = json!({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}});
+        assert_eq!(read(new).unwrap(), read(old).unwrap());
+        assert_eq!(read(json!({})).unwrap(), read(json!({"rope_theta": 10000.0, "rope_scaling": null})).unwrap());
+    }
+
+    #[test]
+    fn an_unknown_scaling_is_refused_by_name() {
+        let error = read(json!({"rope_scaling": {"rope_type": "spiral"}})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "found spiral, expected default, linear, llama3 or yarn (in `config.json: rope_scaling`)"
+        );
+        let error = read(json!({"rope_scaling": {"rope_type": "linear"}})).unwrap_err();
+        assert_eq!(error.place(), Some("config.json: rope_scaling.factor"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Parameters: on disk until a run needs them, changed in memory only where somebody changed them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tensor::{DType, Engine, Op, Tensor};
+
+use crate::error::{BoxedError, Error, ErrorKind, Result};
+
+/// Where tensors come from: a checkpoint, or whatever stands for one.
+pub trait Weights: Send + Sync {
+    /// Dtype and shape of a tensor; none where it does not exist.
+    fn spec(&self, name: &str) -> Option<(DType, Vec<usize>)>;
+
+    /// Fills `out` with the tensor's little-endian bytes from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing so.
+    fn read_into(&self, name: &str, offset_bytes: u64, out: &mut [u8]) -> Result<(), BoxedError>;
+}
+
+impl Weights for checkpoint::Source {
+    fn spec(&self, name: &str) -> Option<(DType, Vec<usize>)> {
+        self.get(name).map(|entry| (entry.dtype, entry.shape.clone()))
+    }
+
+    fn read_into(&self, name: &str, offset_bytes: u64, out: &mut [u8]) -> Result<(), BoxedError> {
+        let entry = self.require(name)?;
+        Ok(Self::read_into(self, entry, offset_bytes, out)?)
+    }
+}
+
+/// A parameter of a [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(pub(crate) usize);
+
+/// A parameter: its name on disk and the shape that the config implies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// Name on disk.
+    pub name: String,
+    /// Extent of each dimension.
+    pub shape: Vec<usize>,
+}
+
+/// All parameters of a model, in the order of its modules.
+pub struct Store {
+    weights: Arc<dyn Weights>,
+    dtype: DType,
+    infos: Vec<ParameterInfo>,
+    by_name: HashMap<String, ParameterId>,
+    slots: Mutex<Vec<Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    holders: usize,
+    resident: Option<Tensor>,
+    changed: Option<Tensor>,
+}
+
+/// Keeps parameters in memory, once they are read, until it is dropped.
+pub struct Held<'a> {
+    store: &'a Store,
+    ids: Vec<ParameterId>,
+}
+
+impl Store {
+    /// A store over `weights` that computes in `dtype`.
+    pub(crate) fn new(weights: Arc<dyn Weights>, dtype: DType, infos: Vec<ParameterInfo>) -> Result<Self> {
+        let mut by_name = HashMap::new();
+        for (idx, info) in infos.iter().enumerate() {
+            let Some((_, found)) = weights.spec(&info.name) else {
+                return Err(Error::from(ErrorKind::MissingTensor).at(&info.name));
+            };
+            if found != info.shape {
+                let expected = info.shape.clone();
+                return Err(Error::from(ErrorKind::Shape { found, expected }).at(&info.name));
+            }
+            by_name.insert(info.name.clone(), ParameterId(idx));
+        }
+        let slots = Mutex::new(infos.iter().map(|_| Slot::default()).collect());
+        Ok(Self { weights, dtype, infos, by_name, slots })
+    }
+
+    /// The type that the model computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// All parameters.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = (ParameterId, &ParameterInfo)> {
+        self.infos.iter().enumerate().map(|(idx, info)| (ParameterId(idx), info))
+    }
+
+    /// Looks a parameter up by its name on disk.
+    pub fn find(&self, name: &str) -> Option<ParameterId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Name and shape.
+    pub fn info(&self, id: ParameterId) -> &ParameterInfo {
+        &self.infos[id.0]
+    }
+
+    /// The parameter in the type that the model computes in: what [`Store::set`] was given, else what is on disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`], [`ErrorKind::Graph`] where the budget does not allow it; placed at the parameter.
+    pub fn get(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
+        let slots = self.lock();
+        let slot = &slots[id.0];
+        if let Some(tensor) = slot.changed.as_ref().or(slot.resident.as_ref()) {
+            return Ok(tensor.clone());
+        }
+        drop(slots);
+        let tensor = self.load(engine, id).map_err(|error| error.at(&self.infos[id.0].name))?;
+        let slot = &mut self.lock()[id.0];
+        if slot.holders > 0 {
+            slot.resident = Some(tensor.clone());
+        }
+        Ok(tensor)
+    }
+
+    /// The parameter as it is on disk, in its own type, whatever was set.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn original(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
+        let ParameterInfo { name, shape } = &self.infos[id.0];
+        let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
+        let (dtype, _) = spec.map_err(|kind| Error::from(kind).at(name))?;
+        let read = |out: &mut [u8]| Ok(self.weights.read_into(name, 0, out).map_err(ErrorKind::Weights)?);
+        Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(|error: Error| error.at(name))
+    }
+
+    fn load(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
+        let original = self.original(engine, id)?;
+        self.converted(engine, original)
+    }
+
+    fn converted(&self, engine: &Engine, tensor: Tensor) -> Result<Tensor> {
+        let found = tensor.dtype();
+        if found == self.dtype {
+            return Ok(tensor);
+        }
+        if !matches!(found, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(ErrorKind::DType { found, expected: "F32, BF16 or F16" }.into());
+        }
+        let mut cast = Op::Cast { dtype: self.dtype }.forward(engine, vec![tensor])?;
+        cast.pop().ok_or_else(|| ErrorKind::Arity { found: 0, expected: "1" }.into())
+    }
+
+    /// Puts `tensor` in the place of a parameter until [`Store::reset`]; the disk stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] and [`ErrorKind::DType`], placed at the parameter.
+    pub fn set(&self, engine: &Engine, id: ParameterId, tensor: Tensor) -> Result<()> {
+        let ParameterInfo { name, shape: expected } = &self.infos[id.0];
+        if tensor.shape() != expected.as_slice() {
+            let kind = ErrorKind::Shape { found: tensor.shape().to_vec(), expected: expected.clone() };
+            return Err(Error::from(kind).at(name));
+        }
+        let tensor = self.converted(engine, tensor).map_err(|error| error.at(name))?;
+        let slot = &mut self.lock()[id.0];
+        slot.resident = None;
+        slot.changed = Some(tensor);
+        Ok(())
+    }
+
+    /// Forgets what [`Store::set`] was given.
+    pub fn reset(&self, id: ParameterId) {
+        self.lock()[id.0].changed = None;
+    }
+
+    /// Whether the parameter differs from the disk.
+    pub fn is_changed(&self, id: ParameterId) -> bool {
+        self.lock()[id.0].changed.is_some()
+    }
+
+    /// Keeps parameters in memory from their first use until the guard is dropped.
+    pub fn hold(&self, ids: impl IntoIterator<Item = ParameterId>) -> Held<'_> {
+        let ids: Vec<_> = ids.into_iter().collect();
+        let mut slots = self.lock();
+        ids.iter().for_each(|id| slots[id.0].holders += 1);
+        drop(slots);
+        Held { store: self, ids }
+    }
+
+    /// Bytes of parameters in memory, changed ones included.
+    pub fn resident_bytes(&self) -> u64 {
+        let slots = self.lock();
+        slots.iter().flat_map(|slot| slot.resident.iter().chain(&slot.changed)).map(Tensor::storage_bytes).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.store.lock();
+        for id in &self.ids {
+            let slot = &mut slots[id.0];
+            slot.holders -= 1;
+            if slot.holders == 0 {
+                slot.resident = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Logits, names and parameters of every architecture (goldens/models), and how the other tests get a model.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use models::{ARCHITECTURES, BoxedError, Model, ModelOptions, Run, TraceInputs, Weights};
+use serde_json::{Value, json};
+use tensor::{Budget, DType, Engine, Tensor};
+use testkit::{GoldenTensor, Goldens};
+
+/// Tensors of a golden file in place of a checkpoint.
+struct Tensors(HashMap<String, GoldenTensor>);
+
+impl Weights for Tensors {
+    fn spec(&self, name: &str) -> Option<(DType, Vec<usize>)> {
+        let tensor = self.0.get(name)?;
+        Some((DType::from_safetensors_name(&tensor.dtype)?, tensor.shape.clone()))
+    }
+
+    fn read_into(&self, name: &str, offset_bytes: u64, out: &mut [u8]) -> Result<(), BoxedError> {
+        let start = usize::try_from(offset_bytes)?;
+        out.copy_from_slice(&self.0[name].data[start..start + out.len()]);
+        Ok(())
+    }
+}
+
+pub(crate) struct Golden {
+    pub(crate) model: Model,
+    pub(crate) engine: Engine,
+    pub(crate) ids: Tensor,
+    pub(crate) expected: Rc<HashMap<String, GoldenTensor>>,
+    modules: Value,
+    on_disk: Vec<String>,
+}
+
+pub(crate) fn open(model_type: &str) -> Golden {
+    open_with(model_type, |config| config, ModelOptions::default())
+}
+
+pub(crate) fn open_with(model_type: &str, change: impl FnOnce(Value) -> Value, options: ModelOptions) -> Golden {
+    let goldens = Goldens::open(&format!("models/{model_type}"));
+    let weights = goldens.tensors("model.safetensors");
+    let mut on_disk: Vec<String> = weights.keys().cloned().collect();
+    on_disk.sort();
+    let config = change(goldens.json("config.json"));
+    let model = Model::build(&config, Arc::new(Tensors((*weights).clone())), options).unwrap();
+    let engine = Engine::new(Budget::unlimited());
+    let expected = goldens.tensors("expected.safetensors");
+    let ids = tensor_of(&engine, &expected["input_ids"]);
+    Golden { model, engine, ids, expected, modules: goldens.json("modules.json"), on_disk }
+}
+
+fn tensor_of(engine: &Engine, golden: &GoldenTensor) -> Tensor {
+    let dtype = DType::from_safetensors_name(&golden.dtype).unwrap();
+    let fill = |out: &mut [u8]| {
+        out.copy_from_slice(&golden.data);
+        Ok::<_, tensor::Error>(())
+    };
+    Tensor::build_bytes(&engine.budget, dtype, &golden.shape, fill).unwrap()
+}
+
+/// Other ids of another shape.
+pub(crate) fn other_ids(engine: &Engine) -> Tensor {
+    let ids = (0..3 * 7).map(|i| i64::from((i * 37 + 11) % 128)).collect::<Vec<i64>>();
+    engine.budget.tensor(ids, &[3, 7]).unwrap()
+}
+
+impl Golden {
+    pub(crate) fn run(&self) -> Run<'_> {
+        Run { engine: &self.engine, hooks: None }
+    }
+
+    pub(crate) fn logits(&self, ids: &Tensor) -> Vec<f32> {
+        self.model.forward(self.run(), ids, None).unwrap().to_f32().unwrap().into_owned()
+    }
+}
+
+/// Largest distance, as a share of the standard deviation of what is expected.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let wide = || expected.iter().map(|&x| f64::from(x));
+    let mean = wide().sum::<f64>() / expected.len() as f64;
+    let variance = wide().map(|x| (x - mean).powi(2)).sum::<f64>() / expected.len() as f64;
+    let largest = found.iter().zip(wide()).map(|(&x, y)| (f64::from(x) - y).abs()).fold(0.0, f64::max);
+    largest / variance.sqrt()
+}
+
+#[test]
+fn logits_of_every_architecture_are_those_of_the_reference() {
+    let mut failed = Vec::new();
+    for architecture in ARCHITECTURES {
+        let golden = open(architecture.model_type);
+        let expected = tensor_of(&golden.engine, &golden.expected["logits"]);
+        let found = distance(&golden.logits(&golden.ids), &expected.to_f32().unwrap());
+        println!("{}: {found:.2e}", architecture.model_type);
+        if found.is_nan() || found > 1e-4 {
+            failed.push((architecture.model_type, found));
+        }
+    }
+    assert!(failed.is_empty(), "largest distance in standard deviations: {failed:?}");
+}
+
+#[test]
+fn half_precision_stays_near_the_reference() {
+    for dtype in [DType::BF16, DType::F16] {
+        for model_type in ["llama", "qwen3_moe"] {
+            let golden = open_with(model_type, |config| config, ModelOptions { dtype: Some(dtype) });
+            let expected = tensor_of(&golden.engine, &golden.expected["logits"]);
+            let found = distance(&golden.logits(&golden.ids), &expected.to_f32().unwrap());
+            println!("{model_type} {dtype}: {found:.2e}");
+            assert!(found < 0.5, "{model_type} in {dtype}: {found}");
+        }
+    }
+}
+
+#[test]
+fn modules_have_the_names_and_classes_of_hugging_face_in_its_order() {
+    for architecture in ARCHITECTURES {
+        let Golden { model, modules, .. } = open(architecture.model_type);
+        assert_eq!(json!(architecture.class), modules["model_class"]);
+        assert_eq!(json!(architecture.no_split), modules["no_split_modules"]);
+        let tree = model.tree();
+        // On disk each expert has linears of its own where transformers 5 has one tensor for all.
+        let is_expert =
+            |path: &str| path.split('.').skip_while(|part| *part != "experts").nth(1).is_some_and(|it| it != "act_fn");
+        let found: Vec<_> = tree
+            .ids()
+            .skip(1)
+            .filter(|&id| !is_expert(tree.path(id)))
+            .map(|id| json!([tree.path(id), tree.class(id)]))
+            .collect();
+        assert_eq!(json!(found), modules["modules"], "{}", architecture.model_type);
+        let experts: Vec<_> = tree.ids().filter(|&id| is_expert(tree.path(id)) && model.linear(id).is_some()).collect();
+        assert!(experts.iter().all(|&id| tree.class(id) == "Linear"));
+        assert_eq!(!experts.is_empty(), architecture.model_type.ends_with("_moe"));
+    }
+}
+
+#[test]
+fn parameters_are_exactly_the_tensors_on_disk() {
+    for architecture in ARCHITECTURES {
+        let Golden { model, on_disk, .. } = open(architecture.model_type);
+        let mut found: Vec<_> = model.store().parameters().map(|(_, info)| info.name.clone()).collect();
+        found.sort();
+        assert_eq!(found, on_disk, "{}", architecture.model_type);
+    }
+}
+
+#[test]
+fn a_config_of_transformers_4_gives_the_same_bits() {
+    let old = |mut config: Value| {
+        let keys = config.as_object_mut().unwrap();
+        let mut rope = keys.remove("rope_parameters").unwrap();
+        let theta = rope.as_object_mut().unwrap().remove("rope_theta").unwrap();
+        keys.insert("rope_theta".into(), theta);
+        keys.insert("rope_scaling".into(), rope);
+        let dtype = keys.remove("dtype").unwrap();
+        keys.insert("torch_dtype".into(), dtype);
+        config
+    };
+    let (new, old) = (open("llama"), open_with("llama", old, ModelOptions::default()));
+    assert_eq!(new.logits(&new.ids), old.logits(&old.ids));
+}
+
+#[test]
+fn a_mask_hides_padding_and_only_padding() {
+    let golden = open("llama");
+    let ids = other_ids(&golden.engine);
+    let all = golden.engine.budget.tensor(vec![1i64; 21], &[3, 7]).unwrap();
+    let full = golden.model.forward(golden.run(), &ids, Some(&all)).unwrap().to_f32().unwrap().into_owned();
+    assert_eq!(full, golden.logits(&ids));
+    let left: Vec<i64> = (0..21).map(|i| i64::from(i % 7 >= 2)).collect();
+    let left = golden.engine.budget.tensor(left, &[3, 7]).unwrap();
+    let masked = golden.model.forward(golden.run(), &ids, Some(&left)).unwrap().to_f32().unwrap().into_owned();
+    // What stands in a hidden position does not reach the others.
+    let mut changed = ids.as_slice::<i64>().unwrap().to_vec();
+    (0..3).for_each(|row| changed[row * 7] = 5);
+    let changed = golden.engine.budget.tensor(changed, &[3, 7]).unwrap();
+    let again = golden.model.forward(golden.run(), &changed, Some(&left)).unwrap().to_f32().unwrap().into_owned();
+    let visible = |logits: &[f32]| -> Vec<f32> {
+        logits.chunks(128).enumerate().filter(|(i, _)| i % 7 >= 2).flat_map(|(_, row)| row.to_vec()).collect()
+    };
+    assert_eq!(visible(&masked), visible(&again));
+    assert_ne!(visible(&masked), visible(&full));
+}
+
+#[test]
+fn the_fixture_runs_from_disk_in_its_own_type() {
+    let source = Arc::new(checkpoint::Source::open(testkit::fixture("tiny-llama")).unwrap());
+    let model = Model::open(source, ModelOptions::default()).unwrap();
+    assert_eq!(model.store().dtype(), DType::BF16);
+    let engine = Engine::new(Budget::unlimited());
+    let ids = engine.budget.tensor((0..24i64).map(|i| i * 83 % 2048).collect::<Vec<i64>>(), &[2, 12]).unwrap();
+    let run = Run { engine: &engine, hooks: None };
+    let logits = model.forward(run, &ids, None).unwrap();
+    assert_eq!((logits.shape(), logits.dtype()), (&[2, 12, 2048][..], DType::BF16));
+    let half = logits.to_f32().unwrap().into_owned();
+    assert!(half.iter().all(|x| x.is_finite()));
+    let source = Arc::new(checkpoint::Source::open(testkit::fixture("tiny-llama")).unwrap());
+    let model = Model::open(source, ModelOptions { dtype: Some(DType::F32) }).unwrap();
+    let full = model.forward(run, &ids, None).unwrap().to_f32().unwrap().into_owned();
+    let found = distance(&half, &full);
+    assert!(found < 0.1, "{found}");
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_by_name() {
+    let weights = || Arc::new(Tensors((*Goldens::open("models/llama").tensors("model.safetensors")).clone()));
+    let config = |key: &str, value: Value| {
+        let mut config = Goldens::open("models/llama").json("config.json");
+        config[key] = value;
+        config
+    };
+    let refused = |config: Value| Model::build(&config, weights(), ModelOptions::default()).err().unwrap().to_string();
+    let unknown = refused(config("model_type", json!("abacus")));
+    assert!(
+        unknown.starts_with("model_type `abacus` is not supported, known are ernie4_5, granite, llama"),
+        "{unknown}"
+    );
+    let cases = [
+        ("hidden_size", json!("wide"), "found \"wide\", expected a positive integer (in `config.json: hidden_size`)"),
+        (
+            "num_key_value_heads",
+            json!(3),
+            "found 3, expected a divisor of num_attention_heads 4 (in `config.json: num_key_value_heads`)",
+        ),
+        (
+            "num_hidden_layers",
+            json!(3),
+            "the checkpoint has no such tensor (in `model.layers.2.self_attn.q_proj.weight`)",
+        ),
+        (
+            "intermediate_size",
+            json!(65),
+            "shape [64, 32], expected [65, 32] by the config (in `model.layers.0.mlp.gate_proj.weight`)",
+        ),
+    ];
+    for (key, value, text) in cases {
+        assert_eq!(refused(config(key, value)), text);
+    }
+}
+
+#[test]
+fn an_id_beyond_the_vocabulary_is_refused_at_the_embedding() {
+    let golden = open("llama");
+    let ids = golden.engine.budget.tensor(vec![3i64, 128], &[1, 2]).unwrap();
+    let error = golden.model.forward(golden.run(), &ids, None).unwrap_err();
+    assert_eq!(error.place(), Some("model.embed_tokens"));
+    let negative = golden.engine.budget.tensor(vec![-1i64], &[1, 1]).unwrap();
+    assert!(golden.model.forward(golden.run(), &negative, None).is_err());
+}
+
+#[test]
+fn a_printed_trace_reads_like_the_model() {
+    let golden = open("llama");
+    let targets = golden.model.match_targets(&["Linear"]).unwrap();
+    let graph = golden.model.trace(&targets, TraceInputs::Ids).unwrap();
+    let printed = graph.display(golden.model.tree()).to_string();
+    let q = "%model_layers_0_self_attn_q_proj: F32[B, T, 32] = \
+             call_module model.layers.0.self_attn.q_proj(%model_layers_0_input_layernorm)";
+    assert!(printed.contains(q), "{printed}");
+    assert!(
+        printed.contains(
+            "%rope: F32[B, T, 4, 8] = call_function rope(%split_heads, %model_rotary_emb, %model_rotary_emb#1)"
+        )
+    );
+    assert!(printed.ends_with("return logits=%lm_head\n"), "{printed}");
+}
