@@ -5,7 +5,6 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints rates; a failure ends it")]
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use kernels::activation::{self, Activation};
 use kernels::attention::{self, Attention, Mask};
@@ -15,6 +14,8 @@ use kernels::rms_norm::{self, RmsNorm, Rounded};
 use kernels::{Element, Isa, Mat, MatMut, Profile, bf16, cast, cholesky, softmax, syrk};
 
 mod peak;
+
+use peak::clock::Clock;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -59,15 +60,15 @@ impl Bench {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
     }
 
-    /// Runs `fast` for its median time, and `plain` once over `plain_share` of the work.
+    /// Runs `fast` for its best time, and `plain` once over `plain_share` of the work.
     fn line(&self, name: &str, work: Work, plain_share: f64, mut fast: impl FnMut(), plain: impl FnOnce()) {
         if !self.wanted(name) {
             return;
         }
-        let time = median(&mut fast);
-        let start = Instant::now();
+        let time = best(&mut fast);
+        let start = Clock::start();
         plain();
-        let plain_time = start.elapsed().as_secs_f64() / plain_share;
+        let plain_time = start.seconds() / plain_share;
         let (amount, peak, unit) = match work {
             Work::F32(amount) => (amount, self.peaks.f32, "GF/s"),
             Work::Bf16(amount) => (amount, self.peaks.bf16, "GF/s"),
@@ -285,19 +286,18 @@ impl Bench {
     }
 }
 
-/// Median of at least five runs and a fifth of a second.
-fn median(run: &mut impl FnMut()) -> f64 {
+/// Best of at least seven runs and a third of a second: what disturbs a run only slows it.
+fn best(run: &mut impl FnMut()) -> f64 {
     run();
-    let mut times = Vec::new();
-    let start = Instant::now();
-    while times.len() < 5 || (start.elapsed().as_secs_f64() < 0.2 && times.len() < 2000) {
-        let start = Instant::now();
+    let (mut best, mut total, mut runs) = (f64::INFINITY, 0.0, 0);
+    while runs < 7 || (total < 0.3 && runs < 2000) {
+        let start = Clock::start();
         run();
         black_box(());
-        times.push(start.elapsed().as_secs_f64());
+        let time = start.seconds();
+        (best, total, runs) = (f64::min(best, time), total + time, runs + 1);
     }
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    best
 }
 
 fn type_name<T: Element>() -> &'static str {

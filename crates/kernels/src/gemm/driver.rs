@@ -36,10 +36,14 @@ impl Update {
     pub const STORE: Self = Self { write: Write::Store, region: Region::All, negate: false };
 }
 
-/// Rows of a block: its left operand takes 2 MiB.
+/// Rows of a block: its left operand takes 8 MiB.
 const BLOCK_ROWS: usize = 2048;
-/// Columns of a block: its right operand takes 2 MiB.
-const BLOCK_COLS: usize = 2048;
+/// Columns of a block: its right operand takes 4 MiB.
+const BLOCK_COLS: usize = 1024;
+/// Panels of k of a block, over which a part of the result stays in the second cache.
+const BLOCK_PANELS: usize = 4;
+/// Columns of that part, in tiles.
+const COLUMN_TILES: usize = 8;
 /// Products of a call below which it stays on its thread.
 const SERIAL_PRODUCTS: usize = 1 << 19;
 /// Rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
@@ -149,7 +153,8 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
         return;
     }
     let serial = rayon::current_num_threads() == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
-    let max_steps = S::steps(panel.min(depth));
+    let block_depth = panel * BLOCK_PANELS;
+    let max_steps = S::steps(block_depth.min(depth));
     let mut packed_a = Packed::<T>::zeroed(rows.min(BLOCK_ROWS) * max_steps);
     let mut packed_b = Packed::<T>::zeroed(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
     let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
@@ -160,10 +165,12 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
             if !meets(update.region, (row, n_rows), (col, n_cols)) {
                 continue;
             }
-            for k in (0..depth).step_by(panel) {
-                let k_range = (k, panel.min(depth - k));
+            for k in (0..depth).step_by(block_depth) {
+                let k_range = (k, block_depth.min(depth - k));
                 let steps = S::steps(k_range.1);
-                let block = Block { profile, tile, steps, rows: (row, n_rows), cols: (col, n_cols), serial };
+                let panel_steps = S::steps(panel);
+                let block =
+                    Block { profile, tile, steps, panel_steps, rows: (row, n_rows), cols: (col, n_cols), serial };
                 block.pack_b(b, k_range, packed_b.as_mut_slice());
                 block.pack_a(a, k_range, update.negate, packed_a.as_mut_slice());
                 let write = if k > 0 && update.write == Write::Store { Write::Add } else { update.write };
@@ -177,10 +184,23 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
 struct Block<T, C> {
     profile: Profile,
     tile: Tile<T, C>,
+    /// Steps of the block.
     steps: usize,
+    /// Steps of a panel, whose sums start anew.
+    panel_steps: usize,
     rows: (usize, usize),
     cols: (usize, usize),
     serial: bool,
+}
+
+/// One column panel, one panel of k and the rows of a task, within a block.
+struct Column {
+    row: usize,
+    rows: usize,
+    col: usize,
+    steps: std::ops::Range<usize>,
+    write: Write,
+    region: Region,
 }
 
 impl<T: Operand, C: Sum> Block<T, C> {
@@ -240,9 +260,19 @@ impl<T: Operand, C: Sum> Block<T, C> {
             let rows = TASK_ROWS.min(self.rows.1 - first);
             let a = &a[first * self.steps..(first + rows) * self.steps];
             let cols = col_panels * col_task / col_tasks..col_panels * (col_task + 1) / col_tasks;
-            for panel in cols {
-                let b = &b[panel * self.tile.width * self.steps..][..self.tile.width * self.steps];
-                self.column(a, (first, rows), b, panel * self.tile.width, c, write, region);
+            let width = self.tile.width;
+            for start in cols.clone().step_by(COLUMN_TILES) {
+                for step in (0..self.steps).step_by(self.panel_steps) {
+                    let write = if step > 0 && write == Write::Store { Write::Add } else { write };
+                    let steps = step..(step + self.panel_steps).min(self.steps);
+                    for panel in start..(start + COLUMN_TILES).min(cols.end) {
+                        let b =
+                            &b[(panel * self.steps + steps.start) * width..(panel * self.steps + steps.end) * width];
+                        let strip =
+                            Column { row: first, rows, col: panel * width, steps: steps.clone(), write, region };
+                        self.column(a, b, strip, c);
+                    }
+                }
             }
         };
         if self.serial {
@@ -252,19 +282,10 @@ impl<T: Operand, C: Sum> Block<T, C> {
         }
     }
 
-    /// All tiles of one column panel and one task's rows.
-    #[expect(clippy::too_many_arguments, reason = "the innermost loop, called in one place")]
-    fn column(
-        &self,
-        a: &[T],
-        (first, rows): (usize, usize),
-        b: &[T],
-        col: usize,
-        c: Shared<C>,
-        write: Write,
-        region: Region,
-    ) {
-        let width = self.tile.width;
+    /// All tiles of one column panel, one panel of k and one task's rows.
+    fn column(&self, a: &[T], b: &[T], column: Column, c: Shared<C>) {
+        let Column { row: first, rows, col, steps, write, region } = column;
+        let (width, n_steps) = (self.tile.width, steps.len());
         let n_cols = width.min(self.cols.1 - col);
         let col = self.cols.0 + col;
         for (start, n_rows) in panels(rows, self.tile.max_rows) {
@@ -272,11 +293,11 @@ impl<T: Operand, C: Sum> Block<T, C> {
             if !meets(region, (row, n_rows), (col, n_cols)) {
                 continue;
             }
-            let a = &a[start * self.steps..(start + n_rows) * self.steps];
+            let a = &a[start * self.steps + steps.start * n_rows..][..n_steps * n_rows];
             let to = c.start.wrapping_add(row * c.stride + col);
             if n_cols == width && within(region, (row, n_rows), (col, n_cols)) {
                 // SAFETY: `a` and `b` are one panel each; rows and columns lie within the result, and no other task has this tile.
-                unsafe { (self.tile.run)(self.steps, a.as_ptr(), b.as_ptr(), to, c.stride, n_rows, write) };
+                unsafe { (self.tile.run)(n_steps, a.as_ptr(), b.as_ptr(), to, c.stride, n_rows, write) };
                 continue;
             }
             // A tile at an edge goes through a patch; what is not wanted stays there.
@@ -294,7 +315,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                 }
             }
             // SAFETY: `a` and `b` are one panel each, the patch holds the largest tile of every kernel.
-            unsafe { (self.tile.run)(self.steps, a.as_ptr(), b.as_ptr(), patch.as_mut_ptr(), width, n_rows, write) };
+            unsafe { (self.tile.run)(n_steps, a.as_ptr(), b.as_ptr(), patch.as_mut_ptr(), width, n_rows, write) };
             for i in 0..n_rows {
                 for j in (0..n_cols).filter(|&j| wanted(i, j)) {
                     // SAFETY: as above.

@@ -20,7 +20,7 @@ use driver::Update;
 pub const PANEL: usize = 256;
 
 /// Most bytes that one call takes beside its arguments: a block of each operand, and of the sums where `y` is not f32.
-pub const SCRATCH_BYTES: usize = 13 << 20;
+pub const SCRATCH_BYTES: usize = 21 << 20;
 
 /// Rows and columns of the sums that are held where `y` is not f32.
 const HELD: (usize, usize) = (2048, 1024);
