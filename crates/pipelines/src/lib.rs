@@ -1,1 +1,4 @@
 //! Calibration pipelines.
+#![forbid(unsafe_code)]
+
+pub mod choice;
