@@ -6,7 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytesize::ByteSize;
@@ -14,6 +14,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use llmcompressor::Progress;
 
 use crate::args::Verbosity;
+
+/// Where there is no bar, a line now and then says that the job is alive.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// What a person sees of a running job.
 pub(crate) struct Terminal {
@@ -31,8 +34,8 @@ struct Phase {
     name: String,
     total_bytes: u64,
     done_bytes: AtomicU64,
-    tenths_said: AtomicU64,
     began: Instant,
+    said: Instant,
     bar: Option<ProgressBar>,
 }
 
@@ -69,8 +72,8 @@ impl Progress for Terminal {
                 name: name.to_owned(),
                 total_bytes,
                 done_bytes: AtomicU64::new(0),
-                tenths_said: AtomicU64::new(0),
                 began: Instant::now(),
+                said: Instant::now(),
                 bar,
             });
         });
@@ -83,9 +86,8 @@ impl Progress for Terminal {
             if let Some(bar) = &phase.bar {
                 bar.set_position(done);
             }
-            let tenths = (done * 10).checked_div(phase.total_bytes).unwrap_or(10).min(10);
-            let said = phase.tenths_said.swap(tenths, Ordering::Relaxed);
-            if matches!(self.style, Style::Lines) && tenths > said && tenths < 10 {
+            if matches!(self.style, Style::Lines) && phase.said.elapsed() >= BETWEEN_LINES {
+                phase.said = Instant::now();
                 say(&format!("{}: {} of {}", phase.name, ByteSize(done), ByteSize(phase.total_bytes)));
             }
         });

@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::ExitCode;
+use indexmap::IndexMap;
+
+use crate::{ExitCode, names::fold_names};
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,6 +56,14 @@ pub enum ErrorKind {
         option: &'static str,
         /// The pattern.
         pattern: String,
+        /// Names that are close to it.
+        nearest: Vec<String>,
+    },
+    /// A name that no registry has.
+    #[error("`{name}` is no scheme, format, converter or observer{}", nearest_text(nearest))]
+    UnknownName {
+        /// The name.
+        name: String,
         /// Names that are close to it.
         nearest: Vec<String>,
     },
@@ -127,6 +137,14 @@ pub enum ErrorKind {
         /// What can be read.
         known: Vec<&'static str>,
     },
+    /// A compressed module that the config does not explain.
+    #[error("module `{module}` is compressed, and {reason}")]
+    Unexplained {
+        /// The module.
+        module: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The memory ceiling is below what the job needs.
     #[error("needs at least {needed_bytes} bytes of memory for `{module}`, --max-memory allows {allowed_bytes}")]
     Memory {
@@ -174,7 +192,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match &*self.kind {
             ErrorKind::Checkpoint(error) => checkpoint_code(error),
-            ErrorKind::Option { .. } => ExitCode::Usage,
+            ErrorKind::Option { .. } | ErrorKind::UnknownName { .. } => ExitCode::Usage,
             ErrorKind::Format { .. }
             | ErrorKind::Unmatched { .. }
             | ErrorKind::NothingToDo { .. }
@@ -182,6 +200,7 @@ impl Error {
             | ErrorKind::NonFinite { .. }
             | ErrorKind::WeightDType { .. }
             | ErrorKind::SourceMethod { .. }
+            | ErrorKind::Unexplained { .. }
             | ErrorKind::Parse { .. } => ExitCode::BadInput,
             ErrorKind::Unservable { .. } | ErrorKind::Memory { .. } => ExitCode::Refused,
             ErrorKind::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::InputAbsent,
@@ -272,5 +291,11 @@ fn numbers(sizes: &[usize]) -> String {
 }
 
 fn columns_text(modules: &[Columns]) -> String {
-    modules.iter().map(|it| format!("{} ({} columns)", it.module, it.columns)).collect::<Vec<_>>().join(", ")
+    let mut by_columns: IndexMap<usize, Vec<&str>> = IndexMap::new();
+    for it in modules {
+        by_columns.entry(it.columns).or_default().push(&it.module);
+    }
+    let texts =
+        by_columns.into_iter().map(|(columns, names)| format!("{} ({columns} columns)", fold_names(names).join(", ")));
+    texts.collect::<Vec<_>>().join("; ")
 }

@@ -15,11 +15,19 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+pub mod convert;
 mod error;
 mod exit;
+pub mod explain;
+pub mod inspect;
+mod model_config;
 pub mod model_free;
+mod names;
 mod progress;
 mod rewrite;
+mod slabs;
+mod source;
+pub mod verify;
 
 pub use error::{Columns, Error, ErrorKind, Result};
 pub use exit::ExitCode;

@@ -1,6 +1,11 @@
 //! One file per verb; each turns what was typed into options of the library and prints the result.
 
+mod convert;
+mod explain;
+mod inspect;
+mod list;
 mod model_free_ptq;
+mod verify;
 
 use clap::Subcommand;
 use llmcompressor::ExitCode;
@@ -11,6 +16,11 @@ use crate::args::{Arguments, Global};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     ModelFreePtq(model_free_ptq::Options),
+    Convert(convert::Options),
+    Inspect(inspect::Options),
+    Verify(verify::Options),
+    List(list::Options),
+    Explain(explain::Options),
 }
 
 /// Runs the verb.
@@ -18,5 +28,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let global: &Global = &arguments.global;
     match arguments.command {
         Command::ModelFreePtq(options) => model_free_ptq::run(options, global),
+        Command::Convert(options) => convert::run(options, global),
+        Command::Inspect(options) => inspect::run(options, global),
+        Command::Verify(options) => verify::run(options, global),
+        Command::List(options) => list::run(&options, global),
+        Command::Explain(options) => explain::run(&options, global),
     }
 }

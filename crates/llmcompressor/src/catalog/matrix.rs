@@ -1,10 +1,15 @@
 //! A stored weight seen as a dense matrix that is read in slabs of rows.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use checkpoint::{Source, TensorEntry};
-use compressed_tensors::{DType, experts::ExpertPart};
+use compressed_tensors::{
+    DType,
+    experts::ExpertPart,
+    weight_decompressor::{StoredPart, StoredRows, WeightDecompressor},
+};
 
+use super::foreign::ForeignWeight;
 use crate::error::{InContext, Result};
 
 /// A weight `(O, N)` as a dense matrix, whatever way it is stored.
@@ -25,6 +30,68 @@ enum Storage {
     Rows { tensor: TensorEntry, first_byte: u64 },
     /// One expert of a fused tensor that lies transposed or interleaved.
     Gathered { tensor: TensorEntry, part: ExpertPart },
+    /// Codes and scales in a compressed-tensors layout.
+    Compressed(Arc<Compressed>),
+    /// Tensors of another format.
+    Foreign(Arc<ForeignWeight>),
+}
+
+/// A compressed weight: what reads it, and where its tensors are.
+#[derive(Debug)]
+pub(crate) struct Compressed {
+    decompressor: WeightDecompressor,
+    codes: TensorEntry,
+    scale: TensorEntry,
+    zero_point: Option<TensorEntry>,
+    global_scale: Option<f32>,
+    g_idx: Option<Vec<i32>>,
+}
+
+impl Compressed {
+    /// The weight of module `name`; the tensors that all rows share are read at once.
+    ///
+    /// # Errors
+    /// Faults of reading.
+    pub(crate) fn new(source: &Source, name: &str, decompressor: WeightDecompressor) -> Result<Self> {
+        let tensor = |local: &str| source.get(&format!("{name}.{local}"));
+        let codes = match tensor("weight_packed") {
+            Some(it) => it,
+            None => source.require(&format!("{name}.weight"))?,
+        };
+        let words = |local: &str| -> Result<Option<Vec<[u8; 4]>>> {
+            let Some(entry) = tensor(local) else { return Ok(None) };
+            Ok(Some(source.read(entry)?.chunks_exact(4).filter_map(|it| it.try_into().ok()).collect()))
+        };
+        let global_scale = words("weight_global_scale")?.and_then(|it| it.first().copied()).map(f32::from_le_bytes);
+        let g_idx = words("weight_g_idx")?.map(|it| it.into_iter().map(i32::from_le_bytes).collect());
+        Ok(Self {
+            decompressor,
+            codes: codes.clone(),
+            scale: source.require(&format!("{name}.weight_scale"))?.clone(),
+            zero_point: tensor("weight_zero_point").cloned(),
+            global_scale,
+            g_idx,
+        })
+    }
+
+    fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        let read = |entry: &TensorEntry, part: StoredPart| -> Result<Vec<u8>> {
+            let range = self.decompressor.input_range(part, rows.start, rows.len());
+            let mut bytes = vec![0; range.len()];
+            source.read_into(entry, range.start as u64, &mut bytes)?;
+            Ok(bytes)
+        };
+        let zero_point = self.zero_point.as_ref().map(|it| read(it, StoredPart::ZeroPoint)).transpose()?;
+        let stored = StoredRows {
+            codes: &read(&self.codes, StoredPart::Codes)?,
+            scale: &read(&self.scale, StoredPart::Scale)?,
+            zero_point: zero_point.as_deref(),
+            global_scale: self.global_scale,
+            g_idx: self.g_idx.as_deref(),
+        };
+        let dtype = self.decompressor.dtype();
+        self.decompressor.decompress_rows(rows.start, rows.len(), &stored, dtype, out).context(&self.codes.name)
+    }
 }
 
 impl Matrix {
@@ -47,6 +114,19 @@ impl Matrix {
         Self { rows, cols, dtype, storage }
     }
 
+    /// A compressed weight.
+    pub(crate) fn compressed(compressed: Compressed) -> Self {
+        let [rows, cols] = compressed.decompressor.shape();
+        let dtype = compressed.decompressor.dtype();
+        Self { rows, cols, dtype, storage: Storage::Compressed(Arc::new(compressed)) }
+    }
+
+    /// A weight of another format.
+    pub(crate) fn foreign(weight: ForeignWeight) -> Self {
+        let (rows, cols, dtype) = (weight.rows, weight.cols, weight.dtype);
+        Self { rows, cols, dtype, storage: Storage::Foreign(Arc::new(weight)) }
+    }
+
     /// Bytes of one dense row.
     pub(crate) fn row_bytes(&self) -> usize {
         self.dtype.byte_len(self.cols).unwrap_or(0)
@@ -61,6 +141,8 @@ impl Matrix {
     pub(crate) fn tensor(&self) -> &TensorEntry {
         match &self.storage {
             Storage::Rows { tensor, .. } | Storage::Gathered { tensor, .. } => tensor,
+            Storage::Compressed(it) => &it.codes,
+            Storage::Foreign(it) => it.tensor(),
         }
     }
 
@@ -69,15 +151,26 @@ impl Matrix {
         match &self.storage {
             Storage::Rows { .. } => 1,
             Storage::Gathered { .. } => self.rows.max(1),
+            Storage::Compressed(it) => it.decompressor.row_quantum(),
+            Storage::Foreign(it) => it.quantum,
         }
     }
 
     /// Bytes beside the slab itself that reading `rows` rows takes.
-    pub(crate) fn scratch_bytes(&self, _rows: usize) -> u64 {
+    pub(crate) fn scratch_bytes(&self, rows: usize) -> u64 {
         match &self.storage {
             Storage::Rows { .. } => 0,
             Storage::Gathered { part, .. } => part.source.len() as u64,
+            // Codes and scales take at most the dense row, and one row of f32 is worked on.
+            Storage::Compressed(_) => (self.row_bytes() * (rows + 2)) as u64,
+            Storage::Foreign(it) => it.scratch_bytes(rows),
         }
+    }
+
+    /// Least bytes of buffers that reading it in slabs takes.
+    pub(crate) fn least_bytes(&self) -> u64 {
+        let rows = self.row_quantum().min(self.rows);
+        self.row_bytes() as u64 * rows as u64 + self.scratch_bytes(rows)
     }
 
     /// Reads `rows` as dense little-endian bytes into `out`, which is resized.
@@ -95,6 +188,8 @@ impl Matrix {
                 out.clear();
                 out.extend_from_slice(&whole[rows.start * row_bytes..rows.end * row_bytes]);
             }
+            Storage::Compressed(it) => it.read_rows(source, rows, out)?,
+            Storage::Foreign(it) => it.read_rows(source, rows, out)?,
         }
         Ok(())
     }

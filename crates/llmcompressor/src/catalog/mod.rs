@@ -1,18 +1,21 @@
 //! What modules a checkpoint has and how the weight of each is stored, from headers and config alone.
 
 mod experts;
+mod foreign;
 mod matrix;
 mod method;
 
+pub(crate) use foreign::ForeignMethod;
 pub(crate) use matrix::Matrix;
 pub(crate) use method::Method;
 
 use std::collections::HashMap;
 
 use checkpoint::{Source, TensorEntry};
-use compressed_tensors::experts::ExpertPart;
+use compressed_tensors::{experts::ExpertPart, format::CompressionFormat, scheme::QuantizationScheme};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use method::Found;
 
 /// A module that owns a matrix.
 #[derive(Clone, Debug)]
@@ -23,6 +26,19 @@ pub(crate) struct StoredModule {
     pub(crate) matrix: Matrix,
     /// Names of the stored tensors that make up the weight; several modules share a fused tensor.
     pub(crate) tensors: Vec<String>,
+    /// How it is compressed, if it is.
+    pub(crate) scheme: Option<StoredScheme>,
+}
+
+/// How a module of the source is compressed.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredScheme {
+    /// Name of its config group.
+    pub(crate) group: String,
+    /// The group's scheme.
+    pub(crate) scheme: QuantizationScheme,
+    /// Its layout on disk.
+    pub(crate) format: CompressionFormat,
 }
 
 /// The modules of a checkpoint in the order of their tensors.
@@ -32,9 +48,12 @@ pub(crate) struct Catalog {
     pub(crate) method: Method,
     /// Every module with a matrix.
     pub(crate) modules: Vec<StoredModule>,
+    /// Compressed modules that cannot be read, and why.
+    pub(crate) unreadable: Vec<(String, Error)>,
     /// Biases of fused experts: the tensor's name and its parts.
     pub(crate) expert_biases: Vec<(TensorEntry, Vec<ExpertPart>)>,
     by_name: HashMap<String, usize>,
+    by_tensor: HashMap<String, Vec<usize>>,
 }
 
 impl Catalog {
@@ -45,12 +64,27 @@ impl Catalog {
     pub(crate) fn of(source: &Source) -> Result<Self> {
         let method = Method::of(source)?;
         let layouts = experts::Layouts::of(source);
-        let mut catalog = Self { method, modules: Vec::new(), expert_biases: Vec::new(), by_name: HashMap::new() };
-        for entry in source.tensors() {
-            if let Some((name, matrix, tensors)) = catalog.method.module_of(source, entry)? {
-                catalog.add(StoredModule { name, matrix, tensors });
-            } else if let Some(parts) = layouts.split(entry)? {
-                catalog.add_experts(entry, parts);
+        let mut catalog = Self {
+            method,
+            modules: Vec::new(),
+            unreadable: Vec::new(),
+            expert_biases: Vec::new(),
+            by_name: HashMap::new(),
+            by_tensor: HashMap::new(),
+        };
+        let found: Vec<Found> = {
+            let resolver = catalog.method.resolver(source)?;
+            source.tensors().map(|entry| resolver.find(source, entry)).collect::<Result<_>>()?
+        };
+        for (entry, found) in source.tensors().zip(found) {
+            match found {
+                Found::Module(module) => catalog.add(module),
+                Found::Unreadable(name, error) => catalog.unreadable.push((name, error)),
+                Found::Other => {
+                    if let Some(parts) = layouts.split(entry)? {
+                        catalog.add_experts(entry, parts);
+                    }
+                }
             }
         }
         Ok(catalog)
@@ -63,12 +97,20 @@ impl Catalog {
         is_split(weights).then_some(parts.as_slice())
     }
 
+    /// The modules that a stored tensor belongs to: several for a fused one, none for most small ones.
+    pub(crate) fn modules_of(&self, tensor: &str) -> Vec<&StoredModule> {
+        self.by_tensor.get(tensor).into_iter().flatten().map(|idx| &self.modules[*idx]).collect()
+    }
+
     /// The module of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&StoredModule> {
         self.by_name.get(name).map(|idx| &self.modules[*idx])
     }
 
     fn add(&mut self, module: StoredModule) {
+        for tensor in &module.tensors {
+            self.by_tensor.entry(tensor.clone()).or_default().push(self.modules.len());
+        }
         self.by_name.insert(module.name.clone(), self.modules.len());
         self.modules.push(module);
     }
@@ -81,7 +123,7 @@ impl Catalog {
         for part in parts {
             let name = part.name.strip_suffix(".weight").unwrap_or(&part.name).to_owned();
             let matrix = Matrix::expert(entry, part);
-            self.add(StoredModule { name, matrix, tensors: vec![entry.name.clone()] });
+            self.add(StoredModule { name, matrix, tensors: vec![entry.name.clone()], scheme: None });
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Quantizes one weight, or weights that share a global scale, in slabs of rows.
 
-use std::sync::Mutex;
-
 use checkpoint::TensorSpec;
 use compressed_tensors::{
     args::QuantizationStrategy,
@@ -14,7 +12,8 @@ use super::options::Tolerance;
 use crate::{
     catalog::{Matrix, StoredModule},
     error::{ErrorKind, InContext, Result},
-    rewrite::{PlannedTensor, Pool, Unit, Worker},
+    rewrite::{PlannedTensor, Unit, Worker},
+    slabs::{Pool, least_common_multiple},
 };
 
 /// Quantizes modules that are committed together: one, or all that share a global scale.
@@ -111,13 +110,16 @@ impl CompressModules {
 
 impl Member {
     fn quantum(&self) -> usize {
-        // Both are 1, or one of them is the whole matrix, or a tile height; the larger one is a multiple or the end.
-        self.compressor.row_quantum().max(self.matrix.row_quantum())
+        least_common_multiple(self.compressor.row_quantum(), self.matrix.row_quantum())
     }
 
-    fn for_each_slab(&self, worker: &Worker<'_>, work: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
-        worker.for_each_slab(self.matrix.rows, self.matrix.row_bytes(), self.quantum(), |rows| {
-            worker.buffers.with(|slab| {
+    fn map_slabs<R: Send>(
+        &self,
+        worker: &Worker<'_>,
+        work: impl Fn(usize, &[u8]) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        worker.slabs.map(self.matrix.rows, self.matrix.row_bytes(), self.quantum(), |rows| {
+            worker.slabs.buffers.with(|slab| {
                 self.matrix.read_rows(worker.source, rows.clone(), slab)?;
                 work(rows.start, slab)
             })
@@ -125,14 +127,8 @@ impl Member {
     }
 
     fn scan(&self, worker: &Worker<'_>) -> Result<MinMax> {
-        let range = Mutex::new(MinMax::EMPTY);
-        self.for_each_slab(worker, |first_row, slab| {
-            let found = self.compressor.scan(first_row, slab);
-            let mut range = range.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *range = range.merge(found);
-            Ok(())
-        })?;
-        Ok(range.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+        let ranges = self.map_slabs(worker, |first_row, slab| Ok(self.compressor.scan(first_row, slab)))?;
+        Ok(ranges.into_iter().fold(MinMax::EMPTY, MinMax::merge))
     }
 
     fn compress(
@@ -142,7 +138,7 @@ impl Member {
         pool: &Pool<SlabOutputs>,
         non_finite: Tolerance,
     ) -> Result<()> {
-        self.for_each_slab(worker, |first_row, slab| {
+        self.map_slabs(worker, |first_row, slab| {
             pool.with(|outputs| {
                 let report = self
                     .compressor
@@ -156,7 +152,7 @@ impl Member {
                         worker.writer.write_at(name, range.start as u64, outputs.bytes(idx))?;
                     }
                 }
-                worker.progress.advance(slab.len() as u64);
+                worker.slabs.progress.advance(slab.len() as u64);
                 Ok(())
             })
         })?;

@@ -2,7 +2,7 @@
 
 use checkpoint::{Companion, Source, Treatment};
 use compressed_tensors::{
-    config::{ConfigLocation, FORMAT_VERSION, QuantizationConfig, QuantizationStatus, locate_section, write_section},
+    config::{FORMAT_VERSION, QuantizationConfig, QuantizationStatus, write_section},
     format::model_format,
 };
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use super::{
     groups::Groups,
     options::{ModelFreeOptions, Tolerance},
 };
+use crate::model_config::{remove_section, set_section};
 
 /// The config of an output of which every module of `groups` is compressed.
 pub(super) fn quantization_config(groups: &Groups, ignore: Vec<String>) -> QuantizationConfig {
@@ -31,23 +32,13 @@ pub(super) fn model_config(source: &Source, config: &QuantizationConfig) -> Vec<
         Ok(Value::Object(model)) => model.clone(),
         _ => Map::new(),
     };
-    match locate_section(&Value::Object(model.clone())).map(|it| it.0) {
-        Some(ConfigLocation::Text) => {
-            if let Some(Value::Object(text)) = model.get_mut("text_config") {
-                text.shift_remove("quantization_config");
-            }
-        }
-        Some(ConfigLocation::Compression) => {
-            model.shift_remove("compression_config");
-        }
-        _ => {}
-    }
+    remove_section(&mut model);
     if let Some(mut section) = write_section(Some(config), None, FORMAT_VERSION) {
         // The reference's model-free path writes no sparsity_config, unlike its model path.
         if let Value::Object(section) = &mut section {
             section.shift_remove("sparsity_config");
         }
-        model.insert("quantization_config".to_owned(), section);
+        set_section(&mut model, section);
     }
     checkpoint::pretty_json(&Value::Object(model))
 }

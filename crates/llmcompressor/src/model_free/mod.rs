@@ -14,16 +14,18 @@ mod shapes;
 pub use checkpoint::Existing;
 pub use default_ignore::{DEFAULT_IGNORE, DefaultIgnore};
 pub use fusion::FUSED_LINEARS;
+pub(crate) use fusion::fused_groups;
 pub use groups::read_config;
 pub use options::{DefaultIgnores, ModelFreeOptions, SchemeSource, Tolerance};
 pub use report::{LeftModule, ModelFreeReport, QuantizedModule, RunStatus};
 
-use checkpoint::{Finish, Generated, IndexRule, Source};
+use checkpoint::{Finish, Generated, IndexRule};
 
 use crate::{
     Progress,
     error::Result,
     rewrite::{Facts, Rewrite, Rewritten, Settings},
+    source::open_source,
 };
 
 /// Quantizes `options.model` into `options.output`.
@@ -66,17 +68,12 @@ pub fn model_free_ptq(options: &ModelFreeOptions, progress: &dyn Progress) -> Re
         })
     };
     match (Rewrite { source: &source, units: plan.units, settings }).run(finish, progress)? {
-        Rewritten::Done(_) => Ok(finished),
+        Rewritten::Done => Ok(finished),
         Rewritten::AlreadyDone => {
             report.status = RunStatus::AlreadyDone;
             Ok(report)
         }
     }
-}
-
-/// Opens a directory or a hub id.
-pub(crate) fn open_source(model: &str) -> Result<Source> {
-    Ok(Source::open(model)?)
 }
 
 fn record(report: &mut ModelFreeReport, facts: &Facts) {

@@ -150,7 +150,7 @@ fn in_source_order(
     for (module, choice) in catalog.modules.iter().zip(choices) {
         if matches!(choice, Choice::Leave(_)) && module.tensors.iter().any(|it| replaced.contains(it)) {
             let first = module.tensors.first().and_then(|it| position.get(it.as_str())).copied().unwrap_or(0);
-            units.push((first, Box::new(DensifyModule::new(module))));
+            units.push((first, Box::new(DensifyModule::new(module, None))));
         }
     }
     let mut n_copied = 0;

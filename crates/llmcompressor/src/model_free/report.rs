@@ -6,6 +6,8 @@ use bytesize::ByteSize;
 use indexmap::IndexMap;
 use serde::Serialize;
 
+use crate::names::fold_names;
+
 /// What a model-free run did, as `report.json` has it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelFreeReport {
@@ -108,10 +110,7 @@ impl ModelFreeReport {
             reasons.entry(&it.reason).or_default().push(&it.module);
         }
         for (reason, modules) in reasons {
-            let more = modules.len().saturating_sub(3);
-            let names = modules[..modules.len() - more].join(", ");
-            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-            lines.push(format!("  left     {names}{rest}: {reason}"));
+            lines.push(format!("  left     {}: {reason}", fold_names(modules).join(", ")));
         }
         lines.push(format!("  report   {}", self.output.join("report.json").display()));
         lines.join("\n")

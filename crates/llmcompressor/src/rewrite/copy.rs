@@ -37,12 +37,12 @@ impl Unit for CopyTensor {
     }
 
     fn run(&self, worker: &Worker<'_>) -> Result<()> {
-        worker.for_each_slab(self.entry.n_bytes() as usize, 1, 1, |bytes| {
-            worker.buffers.with(|buffer| {
+        worker.slabs.for_each(self.entry.n_bytes() as usize, 1, 1, |bytes| {
+            worker.slabs.buffers.with(|buffer| {
                 buffer.resize(bytes.len(), 0);
                 worker.source.read_into(&self.entry, bytes.start as u64, buffer)?;
                 worker.writer.write_at(&self.entry.name, bytes.start as u64, buffer)?;
-                worker.progress.advance(buffer.len() as u64);
+                worker.slabs.progress.advance(buffer.len() as u64);
                 Ok(())
             })
         })

@@ -1,6 +1,5 @@
 //! Streams a checkpoint into another one: units of work through worker threads, committed in batches, resumable.
 
-mod buffers;
 mod copy;
 mod densify;
 mod run;
@@ -8,7 +7,6 @@ mod shards;
 mod split;
 mod unit;
 
-pub(crate) use buffers::Pool;
 pub(crate) use copy::CopyTensor;
 pub(crate) use densify::DensifyModule;
 pub(crate) use run::{Facts, Rewrite, Rewritten, Settings};

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    io,
     path::PathBuf,
     sync::{Mutex, PoisonError, mpsc},
     thread,
@@ -11,23 +10,18 @@ use std::{
 
 use checkpoint::{Existing, Finish, Opened, OutputPlan, Source, TensorSpec, UnitCommit, Writer};
 use indexmap::IndexMap;
-use rayon::{ThreadPoolBuilder, prelude::*};
+use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{Pool, Unit, Worker, shards::plan_shards};
+use super::{Unit, Worker, shards::plan_shards};
 use crate::{
     ExitCode, Interrupt, Progress,
     error::{Error, ErrorKind, Result},
+    slabs::{Budget, Slabs},
 };
 
 /// Input bytes between two commits: small enough to lose little, large enough that syncing is rare.
 const BATCH_BYTES: u64 = 256 << 20;
-/// No slab gains from being larger than this; the caches are smaller.
-const LARGEST_SLAB_BYTES: u64 = 8 << 20;
-/// Below this a slab costs more calls than work.
-const SMALLEST_SLAB_BYTES: u64 = 64 << 10;
-/// Buffers that a worker holds at once, in slabs: what is read, and what is written of it.
-const SLABS_PER_WORKER: u64 = 3;
 
 /// How a rewrite runs.
 #[derive(Clone, Debug)]
@@ -77,7 +71,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) enum Rewritten {
     /// It was done.
-    Done(Facts),
+    Done,
     /// The same rewrite was finished before.
     AlreadyDone,
 }
@@ -93,7 +87,8 @@ impl Rewrite<'_> {
         finish: impl FnOnce(&Facts) -> Result<Finish>,
         progress: &dyn Progress,
     ) -> Result<Rewritten> {
-        let budget = Budget::divide(&self.units, &self.settings)?;
+        let needs = self.units.iter().map(|it| (it.name(), it.least_bytes()));
+        let budget = Budget::divide(needs, self.settings.threads, self.settings.max_memory_bytes)?;
         let shards = plan_shards(self.source, &self.units, self.settings.max_shard_bytes);
         let output_bytes = shards.iter().flat_map(|it| &it.tensors).filter_map(TensorSpec::n_bytes).sum();
         let mut fingerprints = self.settings.fingerprints.clone();
@@ -129,7 +124,7 @@ impl Rewrite<'_> {
         };
         let files = finish(&facts)?;
         writer.finish(&files)?;
-        Ok(Rewritten::Done(facts))
+        Ok(Rewritten::Done)
     }
 
     /// Runs `pending` in batches; while one is computed the one before it is brought to the disk.
@@ -140,20 +135,9 @@ impl Rewrite<'_> {
         writer: &Writer,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(budget.threads)
-            .build()
-            .map_err(|source| ErrorKind::File { path: PathBuf::from("threads"), source: io::Error::other(source) })?;
-        let buffers = Pool::default();
-        let interrupt = &self.settings.interrupt;
-        let worker = Worker {
-            source: self.source,
-            writer,
-            slab_bytes: budget.slab_bytes,
-            progress,
-            interrupt,
-            buffers: &buffers,
-        };
+        let pool = budget.thread_pool()?;
+        let slabs = Slabs::new(budget, progress, &self.settings.interrupt);
+        let worker = Worker { source: self.source, writer, slabs };
         thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel::<Vec<UnitCommit>>(1);
             let committer = scope.spawn(move || -> Result<()> {
@@ -214,34 +198,4 @@ fn batches<'u, 'b>(units: &'u [&'b Box<dyn Unit>]) -> impl Iterator<Item = &'u [
         rest = after;
         (!batch.is_empty()).then_some(batch)
     })
-}
-
-/// How the memory ceiling is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Budget {
-    threads: usize,
-    slab_bytes: usize,
-}
-
-impl Budget {
-    fn divide(units: &[Box<dyn Unit>], settings: &Settings) -> Result<Self> {
-        let wanted = match settings.threads {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        };
-        let largest = units.iter().max_by_key(|it| it.least_bytes());
-        let least = largest.map_or(0, |it| it.least_bytes()).max(SLABS_PER_WORKER * SMALLEST_SLAB_BYTES);
-        if least > settings.max_memory_bytes {
-            return Err(ErrorKind::Memory {
-                module: largest.map(|it| it.name().to_owned()).unwrap_or_default(),
-                needed_bytes: least,
-                allowed_bytes: settings.max_memory_bytes,
-            }
-            .into());
-        }
-        let threads = (settings.max_memory_bytes / least).min(wanted as u64).max(1);
-        let slab =
-            (settings.max_memory_bytes / threads / SLABS_PER_WORKER).clamp(SMALLEST_SLAB_BYTES, LARGEST_SLAB_BYTES);
-        Ok(Self { threads: threads as usize, slab_bytes: slab as usize })
-    }
 }

@@ -42,13 +42,13 @@ impl Unit for SplitTensor {
     }
 
     fn run(&self, worker: &Worker<'_>) -> Result<()> {
-        worker.check_interrupt()?;
+        worker.slabs.check_interrupt()?;
         let bytes = worker.source.read(&self.entry)?;
         for part in &self.parts {
             let data = part.extract(&bytes[part.source.clone()]).context(&self.entry.name)?;
             worker.writer.write_at(&part.name, 0, &data)?;
         }
-        worker.progress.advance(self.entry.n_bytes());
+        worker.slabs.progress.advance(self.entry.n_bytes());
         Ok(())
     }
 }

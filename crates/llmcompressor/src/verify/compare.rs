@@ -1,0 +1,230 @@
+//! Every tensor of the source against what became of it.
+
+use std::{collections::HashSet, fs, io::Read, path::Path};
+
+use checkpoint::{Source, TensorEntry};
+use compressed_tensors::numbers::read_f32;
+
+use super::{FaultKind, ModuleCheck, Verdict};
+use crate::{
+    catalog::{Catalog, Method, StoredModule},
+    error::{ErrorKind, InContext, Result},
+    slabs::{Slabs, least_common_multiple},
+};
+
+/// Sums over the elements of a weight, in f64.
+#[derive(Clone, Copy, Debug, Default)]
+struct Distance {
+    signal: f64,
+    noise: f64,
+    max_error: f64,
+    n_non_finite: usize,
+}
+
+pub(super) fn check(
+    source: &Source,
+    output: &Source,
+    output_catalog: &Catalog,
+    slabs: &Slabs<'_>,
+    verdict: &mut Verdict,
+) -> Result<()> {
+    let source_catalog = Catalog::of(source)?;
+    let total: u64 = source.tensors().map(TensorEntry::n_bytes).sum();
+    slabs.progress.begin("comparing", total);
+    let mut explained: HashSet<&str> = HashSet::new();
+    for module in &source_catalog.modules {
+        let Some(made) = output_catalog.get(&module.name) else { continue };
+        explained.extend(made.tensors.iter().map(String::as_str));
+        // Plain on both sides under one name: compared below, bit for bit.
+        if is_copy(module, made, output_catalog) {
+            continue;
+        }
+        compare_module(source, output, module, made, slabs, verdict)?;
+    }
+    for entry in source.tensors() {
+        compare_tensor(source, output, entry, &source_catalog, output_catalog, slabs, verdict)?;
+    }
+    let split: HashSet<&str> =
+        source_catalog.expert_biases.iter().flat_map(|it| &it.1).map(|it| it.name.as_str()).collect();
+    for entry in output.tensors() {
+        let name = entry.name.as_str();
+        let is_new_scale = name.ends_with("_scale") || name.ends_with("_zero_point");
+        if source.get(name).is_none() && !explained.contains(name) && !split.contains(name) && !is_new_scale {
+            verdict.fault(FaultKind::Extra, name, "the source has no such tensor");
+        }
+    }
+    slabs.progress.end();
+    compare_companions(source, output, verdict)
+}
+
+/// Whether `made` should be `from` bit for bit: both plain, in an output that is compressed elsewhere.
+///
+/// In an output without any compression a weight may come from codes that are gone, so it is judged by distance.
+fn is_copy(from: &StoredModule, made: &StoredModule, output: &Catalog) -> bool {
+    from.tensors == made.tensors && made.scheme.is_none() && matches!(output.method, Method::CompressedTensors(_))
+}
+
+fn compare_module(
+    source: &Source,
+    output: &Source,
+    from: &StoredModule,
+    made: &StoredModule,
+    slabs: &Slabs<'_>,
+    verdict: &mut Verdict,
+) -> Result<()> {
+    let (a, b) = (&from.matrix, &made.matrix);
+    if (a.rows, a.cols) != (b.rows, b.cols) {
+        let text = format!("it is {} x {}, the source's {} x {}", b.rows, b.cols, a.rows, a.cols);
+        verdict.fault(FaultKind::Layout, made.name.clone(), text);
+        return Ok(());
+    }
+    let quantum = least_common_multiple(a.row_quantum(), b.row_quantum());
+    // Two slabs of bytes and their f32 values are held at once.
+    let row_bytes = a.row_bytes() + b.row_bytes() + 8 * a.cols;
+    let parts = slabs.map(a.rows, row_bytes, quantum, |rows| {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        let n = rows.len() * a.cols;
+        slabs.buffers.with(|bytes| -> Result<()> {
+            a.read_rows(source, rows.clone(), bytes)?;
+            x.resize(n, 0.0);
+            read_f32(a.dtype, bytes, &mut x).context(&from.name)?;
+            b.read_rows(output, rows.clone(), bytes)?;
+            y.resize(n, 0.0);
+            read_f32(b.dtype, bytes, &mut y).context(&made.name)
+        })?;
+        slabs.progress.advance((rows.len() * a.row_bytes()) as u64);
+        Ok(distance(&x, &y))
+    })?;
+    let whole = parts.into_iter().fold(Distance::default(), |sum, it| Distance {
+        signal: sum.signal + it.signal,
+        noise: sum.noise + it.noise,
+        max_error: sum.max_error.max(it.max_error),
+        n_non_finite: sum.n_non_finite + it.n_non_finite,
+    });
+    let sqnr_db = (whole.noise > 0.0).then(|| 10.0 * (whole.signal / whole.noise).log10());
+    if whole.n_non_finite > 0 {
+        let text = format!("{} values are NaN or infinite where the source is finite", whole.n_non_finite);
+        verdict.fault(FaultKind::Distance, made.name.clone(), text);
+    } else if sqnr_db.is_some_and(|db| db < 0.0) {
+        let text = format!("its error is larger than the weight itself (SQNR {:.2} dB)", sqnr_db.unwrap_or_default());
+        verdict.fault(FaultKind::Distance, made.name.clone(), text);
+    }
+    let scheme = made.scheme.as_ref().map_or("dense".to_owned(), |it| it.group.clone());
+    let max_error = whole.max_error;
+    verdict.modules.push(ModuleCheck {
+        module: made.name.clone(),
+        scheme,
+        shape: [a.rows, a.cols],
+        sqnr_db,
+        max_error,
+    });
+    Ok(())
+}
+
+fn distance(x: &[f32], y: &[f32]) -> Distance {
+    let mut sum = Distance::default();
+    for (x, y) in x.iter().zip(y) {
+        let (x, y) = (f64::from(*x), f64::from(*y));
+        let error = x - y;
+        if !error.is_finite() {
+            sum.n_non_finite += usize::from(x.is_finite());
+            continue;
+        }
+        sum.signal += x * x;
+        sum.noise += error * error;
+        sum.max_error = sum.max_error.max(error.abs());
+    }
+    sum
+}
+
+/// A tensor of the source that is not part of a compressed weight.
+fn compare_tensor(
+    source: &Source,
+    output: &Source,
+    entry: &TensorEntry,
+    source_catalog: &Catalog,
+    output_catalog: &Catalog,
+    slabs: &Slabs<'_>,
+    verdict: &mut Verdict,
+) -> Result<()> {
+    let modules = source_catalog.modules_of(&entry.name);
+    let (made, lost): (Vec<&StoredModule>, Vec<&StoredModule>) =
+        modules.iter().partition(|it| output_catalog.get(&it.name).is_some());
+    let is_rewritten =
+        |it: &&StoredModule| output_catalog.get(&it.name).is_some_and(|made| !is_copy(it, made, output_catalog));
+    if let (Some(first), false) = (lost.first(), made.is_empty()) {
+        verdict.fault(FaultKind::Dropped, first.name.clone(), format!("`{}` of the source holds it", entry.name));
+    }
+    if made.iter().any(is_rewritten) {
+        return Ok(());
+    }
+    let parts = source_catalog.expert_biases.iter().find(|it| it.0.name == entry.name).map(|it| &it.1);
+    if let Some(parts) = parts.filter(|it| it.first().is_some_and(|part| output.get(&part.name).is_some())) {
+        let bytes = source.read(entry)?;
+        for part in parts {
+            let data = part.extract(&bytes[part.source.clone()]).context(&entry.name)?;
+            match output.get(&part.name) {
+                Some(made) if output.read(made)? == data => verdict.n_equal_tensors += 1,
+                Some(_) => verdict.fault(FaultKind::Changed, part.name.clone(), "it differs from the source"),
+                None => verdict.fault(FaultKind::Dropped, part.name.clone(), "it is missing"),
+            }
+        }
+        return Ok(());
+    }
+    let Some(made) = output.get(&entry.name) else {
+        verdict.fault(FaultKind::Dropped, entry.name.clone(), "the source has it, the output does not");
+        return Ok(());
+    };
+    if made.dtype != entry.dtype || made.shape != entry.shape {
+        let text = format!("it is {} {:?}, the source's {} {:?}", made.dtype, made.shape, entry.dtype, entry.shape);
+        verdict.fault(FaultKind::Changed, entry.name.clone(), text);
+        return Ok(());
+    }
+    let equal = slabs.map(entry.n_bytes() as usize, 2, 1, |range| {
+        let (mut a, mut b) = (vec![0; range.len()], vec![0; range.len()]);
+        source.read_into(entry, range.start as u64, &mut a)?;
+        output.read_into(made, range.start as u64, &mut b)?;
+        slabs.progress.advance(range.len() as u64);
+        Ok(a == b)
+    })?;
+    match equal.into_iter().all(|it| it) {
+        true => verdict.n_equal_tensors += 1,
+        false => verdict.fault(FaultKind::Changed, entry.name.clone(), "its bytes differ from the source's"),
+    }
+    Ok(())
+}
+
+fn compare_companions(source: &Source, output: &Source, verdict: &mut Verdict) -> Result<()> {
+    for companion in source.companions().iter().filter(|it| it.treatment.is_copied()) {
+        // What a run writes itself may stand in the source too, from an earlier run.
+        if matches!(companion.name.as_str(), "report.json" | "report.html" | "recipe.yaml") {
+            continue;
+        }
+        let copy = output.dir().join(&companion.name);
+        if !copy.is_file() {
+            verdict.fault(FaultKind::Companion, companion.name.clone(), "the source has it, the output does not");
+        } else if !same_bytes(&companion.path, &copy)? {
+            verdict.fault(FaultKind::Companion, companion.name.clone(), "its bytes differ from the source's");
+        }
+    }
+    Ok(())
+}
+
+fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
+    let open = |path: &Path| {
+        let file = fs::File::open(path).map_err(|source| ErrorKind::File { path: path.to_owned(), source })?;
+        Ok::<_, crate::Error>(file)
+    };
+    let (mut a_file, mut b_file) = (open(a)?, open(b)?);
+    let (mut x, mut y) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let n = a_file.read(&mut x).map_err(|source| ErrorKind::File { path: a.to_owned(), source })?;
+        if n == 0 {
+            let rest = b_file.read(&mut y).map_err(|source| ErrorKind::File { path: b.to_owned(), source })?;
+            return Ok(rest == 0);
+        }
+        if b_file.read_exact(&mut y[..n]).is_err() || x[..n] != y[..n] {
+            return Ok(false);
+        }
+    }
+}
