@@ -1,6 +1,7 @@
 //! Bytes of weight compressed per second, beside memcpy and the plain loops.
 //!
-//! `cargo bench -p compressed-tensors`; an argument selects presets by substring, `ROWS` and `COLS` the shape.
+//! `cargo bench -p compressed-tensors`; an argument selects presets by substring, `ISA` the instruction set,
+//! `ROWS` and `COLS` the shape.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints and may stop")]
 
 use std::{hint::black_box, time::Instant};
@@ -87,6 +88,7 @@ fn main() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default);
     let (rows, cols): (usize, usize) = (number("ROWS", 4096), number("COLS", 14336));
     let filter = std::env::args().skip(1).find(|it| !it.starts_with('-')).unwrap_or_default();
+    let isa_filter = std::env::var("ISA").unwrap_or_default();
     let threads = rayon::current_num_threads();
     println!("{rows} x {cols}, {threads} threads, {:?}; GB/s of weights read, and that over memcpy", Isa::detect());
     for dtype in [DType::BF16, DType::F16, DType::F32] {
@@ -109,6 +111,9 @@ fn main() {
             let (slab, row_bytes) = (128, weight.len() / rows);
             print!("  {name:12}");
             for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|it| *it <= Isa::detect()) {
+                if !format!("{isa:?}").contains(&isa_filter) {
+                    continue;
+                }
                 let compressor = compressor.clone().with_isa(isa);
                 let mut outs = [SlabOutputs::new()];
                 let found = speed(weight.len(), || compress(&compressor, &weight, slab, row_bytes, &mut outs));

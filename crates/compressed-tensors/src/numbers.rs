@@ -146,7 +146,7 @@ pub fn f32_to_e4m3(value: f32) -> u8 {
     // Adding 2^20 times the value's power of two, at least 2^-6, rounds off all but three mantissa bits.
     let anchor = (bounded.max(121 << 23) & 0x7f80_0000) + (20 << 23);
     let sum = (f32::from_bits(bounded) + f32::from_bits(anchor)).to_bits();
-    let code = (sum - anchor) + (anchor >> 20) - ((121 + 20) << 3);
+    let code = sum.wrapping_sub(anchor).wrapping_add(anchor >> 20).wrapping_sub((121 + 20) << 3);
     (code.min(0x7f) | ((bits >> 24) & 0x80)) as u8
 }
 

@@ -21,6 +21,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> [Self; 2] {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.cast());
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))), Self(_mm256_castsi256_ps(odd))]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
         unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
@@ -36,6 +46,12 @@ impl Lanes for Avx2 {
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
         unsafe { Self(_mm256_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(low: f32, high: f32) -> Self {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe { Self(_mm256_set_m128(_mm_set1_ps(high), _mm_set1_ps(low))) }
     }
 
     #[inline(always)]
@@ -68,6 +84,15 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn round_bf16_down(self) -> Self {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe {
+            let bits = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_set1_epi32(0x7fff));
+            Self(_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32))))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn round_f16(self) -> Self {
         // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
         unsafe {
@@ -89,17 +114,18 @@ impl Lanes for Avx2 {
             let bits = _mm256_castps_si256(self.0);
             let magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fff_ffff));
             let magnitude = _mm256_min_epi32(magnitude, _mm256_set1_epi32(0x43e0_0000));
-            // Adding a power of two far above the value rounds off all but the type's mantissa bits.
-            let anchor = _mm256_and_si256(
+            let exponent = _mm256_and_si256(
                 _mm256_max_epi32(magnitude, _mm256_set1_epi32(121 << 23)),
                 _mm256_set1_epi32(0x7f80_0000),
             );
-            let anchor = _mm256_add_epi32(anchor, _mm256_set1_epi32(20 << 23));
+            // Adding a power of two far above the value rounds off all but the type's mantissa bits and leaves
+            // them at the bottom; 152 more cancels the exponent's bias there.
+            let anchor = _mm256_add_epi32(exponent, _mm256_set1_epi32((20 << 23) + 152));
             let sum = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(anchor)));
-            let code = _mm256_add_epi32(_mm256_sub_epi32(sum, anchor), _mm256_srli_epi32::<20>(anchor));
-            let code = _mm256_sub_epi32(code, _mm256_set1_epi32((121 + 20) << 3));
-            let sign = _mm256_and_si256(_mm256_srli_epi32::<24>(bits), _mm256_set1_epi32(128));
-            _mm256_or_si256(code, sign)
+            let code = _mm256_add_epi32(sum, _mm256_srli_epi32::<20>(anchor));
+            let sign = _mm256_srli_epi32::<24>(bits);
+            let sign = _mm256_and_si256(sign, _mm256_set1_epi32(128));
+            _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi32(128), code), sign)
         }
     }
 
@@ -110,17 +136,18 @@ impl Lanes for Avx2 {
             let bits = _mm256_castps_si256(self.0);
             let magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fff_ffff));
             let magnitude = _mm256_min_epi32(magnitude, _mm256_set1_epi32(0x40c0_0000));
-            // Adding a power of two far above the value rounds off all but the type's mantissa bits.
-            let anchor = _mm256_and_si256(
+            let exponent = _mm256_and_si256(
                 _mm256_max_epi32(magnitude, _mm256_set1_epi32(127 << 23)),
                 _mm256_set1_epi32(0x7f80_0000),
             );
-            let anchor = _mm256_add_epi32(anchor, _mm256_set1_epi32(22 << 23));
+            // Adding a power of two far above the value rounds off all but the type's mantissa bits and leaves
+            // them at the bottom; 6 more cancels the exponent's bias there.
+            let anchor = _mm256_add_epi32(exponent, _mm256_set1_epi32((22 << 23) + 6));
             let sum = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(anchor)));
-            let code = _mm256_add_epi32(_mm256_sub_epi32(sum, anchor), _mm256_srli_epi32::<22>(anchor));
-            let code = _mm256_sub_epi32(code, _mm256_set1_epi32((127 + 22) << 1));
-            let sign = _mm256_and_si256(_mm256_srli_epi32::<28>(bits), _mm256_set1_epi32(8));
-            _mm256_or_si256(code, sign)
+            let code = _mm256_add_epi32(sum, _mm256_srli_epi32::<22>(anchor));
+            let sign = _mm256_srli_epi32::<28>(bits);
+            let sign = _mm256_and_si256(sign, _mm256_set1_epi32(8));
+            _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi32(8), code), sign)
         }
     }
 
@@ -150,6 +177,34 @@ impl Lanes for Avx2 {
             let sums = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
             let word = _mm_cvtsi128_si32(_mm_packus_epi16(sums, sums));
             to.cast::<[u8; 4]>().write(word.to_le_bytes());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_byte_pairs(codes: [__m256i; 2], to: *mut u8) {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe {
+            let even = _mm256_and_si256(codes[0], _mm256_set1_epi32(0xff));
+            let odd = _mm256_and_si256(_mm256_slli_epi32::<8>(codes[1]), _mm256_set1_epi32(0xff00));
+            let pairs = _mm256_or_si256(even, odd);
+            // Packing works within halves; the permutation joins their results.
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(pairs, pairs));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_nibble_pairs(codes: [__m256i; 2], offset: i32, to: *mut u8) {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe {
+            let even = _mm256_and_si256(codes[0], _mm256_set1_epi32(0xf));
+            let pairs = _mm256_or_si256(even, _mm256_slli_epi32::<4>(codes[1]));
+            // Adding 8 to a nibble flips its top bit.
+            let pairs = _mm256_xor_si256(pairs, _mm256_set1_epi32(offset * 0x88));
+            // The low bytes of each half come together, then the halves.
+            let halves = _mm256_shuffle_epi8(pairs, _mm256_set1_epi64x(0x0c08_0400));
+            let bytes = _mm_unpacklo_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            _mm_storel_epi64(to.cast(), bytes);
         }
     }
 }

@@ -120,39 +120,59 @@ unsafe fn quantize<V: Lanes, const PACKED: bool, const FLOAT: u8, const CODE: u8
     // takes as many weights as are left in the run.
     unsafe {
         let (low, high) = (V::splat(row.code.low()), V::splat(row.code.high()));
-        for (idx, &divisor) in row.divisors.iter().enumerate() {
+        let per_step = if PACKED { V::N / 2 } else { V::N };
+        let mut start = 0;
+        if FLOAT == BF16 && CODE != INT && !row.rounds_quotient && row.run == V::N {
+            // Short runs with f32 quotients go two at a time, each in one half of both vectors.
+            let step = Step::<V, FLOAT, CODE> { low, high, zero_point: None, rounding: Rounding::None };
+            // Plain index loops: iterator adapters are not inlined into functions with other features.
+            while start + 1 < row.divisors.len() && (start + 2) * V::N <= elements {
+                let divisor = V::halves(row.divisors[start], row.divisors[start + 1]);
+                let [even, odd] = V::load_bf16_pairs(from);
+                step.store_pairs::<PACKED>([even.div(divisor), odd.div(divisor)], to);
+                from = from.add(2 * V::N * width);
+                to = to.add(2 * per_step);
+                start += 2;
+            }
+        }
+        for idx in start..row.divisors.len() {
+            let divisor = row.divisors[idx];
             let n = row.run.min(elements.saturating_sub(idx * row.run));
-            let zero_point = row.zero_points.map(|it| V::splat(it[idx]));
+            let zero_point = row.zero_points.map(|zero_points| V::splat(zero_points[idx]));
             // A bf16 quotient has an 8-bit numerator and denominator: it is never a tie, and no closer to one
-            // than 2^-18 of its size, while a product with the f32 reciprocal is within 2^-22 of it.
+            // than 2^-18 of its size, while a product with the f32 reciprocal is within 2^-22 of it. Only the
+            // subnormal quotient 2^-134 is one, whose codes are those of the zero that it rounds to.
             let magnitude = divisor.abs();
             let uses_reciprocal =
                 FLOAT == BF16 && row.rounds_quotient && (LEAST_RECIPROCAL..=MOST_RECIPROCAL).contains(&magnitude);
-            let step = Step::<V, FLOAT, CODE> { low, high, zero_point, rounds: row.rounds_quotient };
-            let per_step = if PACKED { V::N / 2 } else { V::N };
-            let whole = n / V::N;
+            let exact = if row.rounds_quotient { Rounding::TiesToEven } else { Rounding::None };
+            let step = Step::<V, FLOAT, CODE> { low, high, zero_point, rounding: exact };
+            let mut left = n;
             if uses_reciprocal {
+                let step = Step::<V, FLOAT, CODE> { rounding: Rounding::NoTies, ..step };
                 let reciprocal = V::splat(1.0 / divisor);
-                for _ in 0..whole {
-                    step.store::<PACKED>(step.load(from).mul(reciprocal), to);
-                    from = from.add(V::N * width);
-                    to = to.add(per_step);
-                }
-            } else {
-                let divisor = V::splat(divisor);
-                for _ in 0..whole {
-                    step.store::<PACKED>(step.load(from).div(divisor), to);
-                    from = from.add(V::N * width);
-                    to = to.add(per_step);
+                while left >= 2 * V::N {
+                    let [even, odd] = V::load_bf16_pairs(from);
+                    step.store_pairs::<PACKED>([even.mul(reciprocal), odd.mul(reciprocal)], to);
+                    from = from.add(2 * V::N * width);
+                    to = to.add(2 * per_step);
+                    left -= 2 * V::N;
                 }
             }
-            let rest = n - whole * V::N;
+            let whole = left / V::N;
+            let divisors = V::splat(divisor);
+            for _ in 0..whole {
+                step.store::<PACKED>(step.load(from).div(divisors), to);
+                from = from.add(V::N * width);
+                to = to.add(per_step);
+            }
+            let rest = left - whole * V::N;
             if rest > 0 {
                 // The last lanes go through a padded copy.
                 let mut padded = [0u8; 64];
                 let mut codes = [0u8; 16];
                 std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), rest * width);
-                let quotient = step.load(padded.as_ptr()).div(V::splat(divisor));
+                let quotient = step.load(padded.as_ptr()).div(divisors);
                 step.store::<false>(quotient, codes.as_mut_ptr());
                 std::ptr::copy_nonoverlapping(codes.as_ptr(), to, rest);
                 from = from.add(rest * width);
@@ -162,12 +182,24 @@ unsafe fn quantize<V: Lanes, const PACKED: bool, const FLOAT: u8, const CODE: u8
     }
 }
 
+/// How quotients are rounded to the weights' type.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    /// Not at all.
+    None,
+    /// As the type rounds.
+    TiesToEven,
+    /// As the type rounds where no tie occurs.
+    NoTies,
+}
+
 /// What happens to a vector of quotients.
+#[derive(Clone, Copy)]
 struct Step<V, const FLOAT: u8, const CODE: u8> {
     low: V,
     high: V,
     zero_point: Option<V>,
-    rounds: bool,
+    rounding: Rounding,
 }
 
 impl<V: Lanes, const FLOAT: u8, const CODE: u8> Step<V, FLOAT, CODE> {
@@ -188,13 +220,36 @@ impl<V: Lanes, const FLOAT: u8, const CODE: u8> Step<V, FLOAT, CODE> {
     /// # Safety
     /// As [`Lanes`].
     #[inline(always)]
-    unsafe fn round(&self, value: V) -> V {
+    unsafe fn round(&self, value: V, rounding: Rounding) -> V {
         // SAFETY: as the caller vouches.
         unsafe {
-            match FLOAT {
-                BF16 if self.rounds => value.round_bf16(),
-                F16 if self.rounds => value.round_f16(),
-                _ => value,
+            match (FLOAT, rounding) {
+                (_, Rounding::None) | (F32, _) => value,
+                (BF16, Rounding::NoTies) => value.round_bf16_down(),
+                (BF16, Rounding::TiesToEven) => value.round_bf16(),
+                _ => value.round_f16(),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    unsafe fn codes(&self, quotient: V) -> V::Codes {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let value = self.round(quotient, self.rounding);
+            match CODE {
+                INT => match self.zero_point {
+                    // Sums have ties.
+                    Some(zero_point) => {
+                        self.round(value.add(zero_point), Rounding::TiesToEven).int_codes(self.low, self.high)
+                    }
+                    None => value.int_codes(self.low, self.high),
+                },
+                // Adding a zero point of 0 clears the sign of zeros.
+                E4M3 => value.add(V::splat(0.0)).e4m3_codes(),
+                _ => value.add(V::splat(0.0)).e2m1_codes(),
             }
         }
     }
@@ -205,20 +260,26 @@ impl<V: Lanes, const FLOAT: u8, const CODE: u8> Step<V, FLOAT, CODE> {
     unsafe fn store<const PACKED: bool>(&self, quotient: V, to: *mut u8) {
         // SAFETY: as the caller vouches.
         unsafe {
-            let value = self.round(quotient);
-            let codes = match CODE {
-                INT => match self.zero_point {
-                    Some(zero_point) => self.round(value.add(zero_point)).int_codes(self.low, self.high),
-                    None => value.int_codes(self.low, self.high),
-                },
-                // Adding a zero point of 0 clears the sign of zeros.
-                E4M3 => value.add(V::splat(0.0)).e4m3_codes(),
-                _ => value.add(V::splat(0.0)).e2m1_codes(),
-            };
+            let codes = self.codes(quotient);
             if PACKED {
                 V::store_nibbles(codes, i32::from(CODE == INT), to);
             } else {
                 V::store_bytes(codes, to);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    unsafe fn store_pairs<const PACKED: bool>(&self, [even, odd]: [V; 2], to: *mut u8) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let codes = [self.codes(even), self.codes(odd)];
+            if PACKED {
+                V::store_nibble_pairs(codes, i32::from(CODE == INT), to);
+            } else {
+                V::store_byte_pairs(codes, to);
             }
         }
     }

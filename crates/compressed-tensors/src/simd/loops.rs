@@ -52,41 +52,37 @@ fn amax32(values: &[[u8; 4]]) -> u32 {
     amax as u32
 }
 
-/// One amax per run of 16-bit floats, raised where the row has a larger one.
-#[inline(always)]
-fn amax_runs16(values: &[[u8; 2]], run: usize, value_of: impl Fn(u16) -> f32, amaxs: &mut [f32]) {
-    // Runs of a fixed length become straight vector code.
-    match run {
-        16 if values.len().is_multiple_of(16) => {
-            for (values, amax) in values.as_chunks::<16>().0.iter().zip(amaxs) {
-                *amax = largest(*amax, value_of(amax16(values)));
-            }
-        }
-        32 if values.len().is_multiple_of(32) => {
-            for (values, amax) in values.as_chunks::<32>().0.iter().zip(amaxs) {
-                *amax = largest(*amax, value_of(amax16(values)));
-            }
-        }
-        _ => {
-            for (values, amax) in values.chunks(run).zip(amaxs) {
-                *amax = largest(*amax, value_of(amax16(values)));
-            }
-        }
-    }
-}
-
 /// The larger of two magnitudes by pattern, so that NaN wins.
 #[inline(always)]
 fn largest(a: f32, b: f32) -> f32 {
     f32::from_bits(a.to_bits().max(b.to_bits()))
 }
 
+/// Raises each run's largest magnitude to that of the row's run; NaN and infinities stay as they are.
+pub(crate) fn amax_runs(isa: Isa, float: Float, row: &[u8], run: usize, amaxs: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.min(Isa::detect()) >= Isa::Avx2 && float != Float::F32 {
+        // SAFETY: `Isa::detect` has found AVX2 on this CPU.
+        unsafe { super::ranges::amax_runs(float, row.as_chunks::<2>().0, run, amaxs) }
+        return;
+    }
+    amax_runs_in_loops(isa, float, row, run, amaxs);
+}
+
 per_isa! {
-    /// Raises each run's largest magnitude to that of the row's run; NaN and infinities stay as they are.
-    fn amax_runs(float: Float, row: &[u8], run: usize, amaxs: &mut [f32]) {
+    /// As [`amax_runs`], for what has no kernel of its own.
+    fn amax_runs_in_loops(float: Float, row: &[u8], run: usize, amaxs: &mut [f32]) {
         match float {
-            Float::BF16 => amax_runs16(row.as_chunks::<2>().0, run, bf16_to_f32, amaxs),
-            Float::F16 => amax_runs16(row.as_chunks::<2>().0, run, f16_to_f32, amaxs),
+            Float::BF16 => {
+                for (values, amax) in row.as_chunks::<2>().0.chunks(run).zip(amaxs) {
+                    *amax = largest(*amax, bf16_to_f32(amax16(values)));
+                }
+            }
+            Float::F16 => {
+                for (values, amax) in row.as_chunks::<2>().0.chunks(run).zip(amaxs) {
+                    *amax = largest(*amax, f16_to_f32(amax16(values)));
+                }
+            }
             Float::F32 => {
                 for (values, amax) in row.as_chunks::<4>().0.chunks(run).zip(amaxs) {
                     *amax = largest(*amax, f32::from_bits(amax32(values)));
@@ -98,7 +94,7 @@ per_isa! {
 
 /// A pattern of a float as an integer that orders as the value does.
 #[inline(always)]
-fn ordered16(bits: i16) -> i16 {
+pub(super) fn ordered16(bits: i16) -> i16 {
     bits ^ ((bits >> 15) & 0x7fff)
 }
 
@@ -141,14 +137,30 @@ fn bounds(float: Float, bytes: &[u8]) -> (f32, f32) {
     }
 }
 
+/// Widens each run's bounds by the row's run; a NaN leaves at least one of them not finite.
+pub(crate) fn range_runs(isa: Isa, float: Float, row: &[u8], run: usize, mins: &mut [f32], maxs: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.min(Isa::detect()) >= Isa::Avx2 && float != Float::F32 {
+        // SAFETY: `Isa::detect` has found AVX2 on this CPU.
+        unsafe { super::ranges::range_runs(float, row.as_chunks::<2>().0, run, mins, maxs) }
+        return;
+    }
+    range_runs_in_loops(isa, float, row, run, mins, maxs);
+}
+
+/// Widens bounds to others; NaN stays.
+#[inline(always)]
+pub(super) fn widen((low, high): (f32, f32), min: &mut f32, max: &mut f32) {
+    *min = if low.is_nan() || low < *min { low } else { *min };
+    *max = if high.is_nan() || high > *max { high } else { *max };
+}
+
 per_isa! {
-    /// Widens each run's bounds by the row's run; a NaN leaves at least one of them not finite.
-    fn range_runs(float: Float, row: &[u8], run: usize, mins: &mut [f32], maxs: &mut [f32]) {
+    /// As [`range_runs`], for what has no kernel of its own.
+    fn range_runs_in_loops(float: Float, row: &[u8], run: usize, mins: &mut [f32], maxs: &mut [f32]) {
         let run_bytes = run * float.dtype().bits() / 8;
         for ((values, min), max) in row.chunks(run_bytes).zip(mins).zip(maxs) {
-            let (low, high) = bounds(float, values);
-            *min = if low.is_nan() || low < *min { low } else { *min };
-            *max = if high.is_nan() || high > *max { high } else { *max };
+            widen(bounds(float, values), min, max);
         }
     }
 }
@@ -168,24 +180,36 @@ fn round_e4m3(value: f32) -> f32 {
     (value + anchor) - anchor
 }
 
+/// e4m3 scales of groups, and the divisors of their elements.
+#[inline(always)]
+fn nvfp4<const FLOAT: u8>(amaxs: &[f32], global_scale: f32, scales: &mut [f32], divisors: &mut [f32]) {
+    for ((amax, scale), divisor) in amaxs.iter().zip(scales).zip(divisors) {
+        let value = round::<FLOAT>(amax / 6.0) * global_scale;
+        let value = if value > 448.0 { 448.0 } else { value };
+        let value = round_e4m3(value);
+        let value = if value == 0.0 { 0.125 } else { value };
+        *scale = value;
+        *divisor = value / global_scale;
+    }
+}
+
+/// Rounds to bf16, f16 or not at all, by the constant.
+#[inline(always)]
+fn round<const FLOAT: u8>(value: f32) -> f32 {
+    match FLOAT {
+        0 => round_bf16(value),
+        1 => round_f16(value),
+        _ => value,
+    }
+}
+
 per_isa! {
     /// e4m3 scales of symmetric e2m1 groups from their largest magnitudes, and the divisors of their elements.
     fn nvfp4_scales(float: Float, amaxs: &[f32], global_scale: f32, scales: &mut [f32], divisors: &mut [f32]) {
-        #[inline(always)]
-        fn each(round: impl Fn(f32) -> f32, amaxs: &[f32], global: f32, scales: &mut [f32], divisors: &mut [f32]) {
-            for ((amax, scale), divisor) in amaxs.iter().zip(scales).zip(divisors) {
-                let value = global * round(amax / 6.0);
-                let value = if value > 448.0 { 448.0 } else { value };
-                let value = round_e4m3(value);
-                let value = if value == 0.0 { 0.125 } else { value };
-                *scale = value;
-                *divisor = value / global;
-            }
-        }
         match float {
-            Float::BF16 => each(round_bf16, amaxs, global_scale, scales, divisors),
-            Float::F16 => each(round_f16, amaxs, global_scale, scales, divisors),
-            Float::F32 => each(|value| value, amaxs, global_scale, scales, divisors),
+            Float::BF16 => nvfp4::<0>(amaxs, global_scale, scales, divisors),
+            Float::F16 => nvfp4::<1>(amaxs, global_scale, scales, divisors),
+            Float::F32 => nvfp4::<2>(amaxs, global_scale, scales, divisors),
         }
     }
 }
@@ -193,9 +217,19 @@ per_isa! {
 per_isa! {
     /// Power-of-two scales of symmetric groups, as stored in the weight's type.
     fn mx_scales(float: Float, code: Code, amaxs: &[f32], scales: &mut [f32]) {
+        if float == Float::F16 {
+            for (amax, scale) in amaxs.iter().zip(scales) {
+                let value = round_f16(power_of_two(mx_code(*amax, Float::F16, code)));
+                *scale = if value == 0.0 { 1.0 } else { value };
+            }
+            return;
+        }
+        let offset = if code == Code::E2M1 { 2 } else { 8 };
         for (amax, scale) in amaxs.iter().zip(scales) {
-            let value = float.round(power_of_two(mx_code(*amax, float, code)));
-            *scale = if value == 0.0 { 1.0 } else { value };
+            // As `mx_code` and `power_of_two`, for finite magnitudes and without a branch.
+            let exponent = (amax.to_bits() as i32).wrapping_add(1 << 21) >> 23;
+            let exponent = if exponent == 255 { 255 } else { (exponent - offset).max(0) };
+            *scale = f32::from_bits(if exponent == 0 { 0x0040_0000 } else { (exponent as u32) << 23 });
         }
     }
 }
@@ -205,6 +239,27 @@ per_isa! {
     fn e4m3_bytes(scales: &[f32], out: &mut [u8]) {
         for (scale, out) in scales.iter().zip(out) {
             *out = f32_to_e4m3(clamp(*scale, -448.0, 448.0));
+        }
+    }
+}
+
+per_isa! {
+    /// Whether every value can divide: finite and not 0.
+    fn are_divisors(values: &[f32]) -> bool {
+        let mut bad = 0u32;
+        for value in values {
+            let magnitude = value.to_bits() & 0x7fff_ffff;
+            bad |= u32::from(magnitude == 0) | u32::from(magnitude >= 0x7f80_0000);
+        }
+        bad == 0
+    }
+}
+
+per_isa! {
+    /// Quotients by one number.
+    fn divide(values: &[f32], by: f32, out: &mut [f32]) {
+        for (value, out) in values.iter().zip(out) {
+            *out = value / by;
         }
     }
 }

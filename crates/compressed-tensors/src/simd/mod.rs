@@ -10,9 +10,13 @@ mod loops;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod ranges;
 
 pub(crate) use kernels::{Row, codes, packed};
-pub(crate) use loops::{amax_runs, e4m3_bytes, finite_bounds, mx_scales, nvfp4_scales, range_runs};
+pub(crate) use loops::{
+    amax_runs, are_divisors, divide, e4m3_bytes, finite_bounds, mx_scales, nvfp4_scales, range_runs,
+};
 
 /// An instruction set, narrowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

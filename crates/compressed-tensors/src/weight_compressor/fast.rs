@@ -76,7 +76,7 @@ pub(super) fn takes(job: &Job<'_>, scratch: &Scratch) -> bool {
             arithmetic.symmetric && job.given.is_none_or(|it| it.zero_points.is_none_or(is_zero))
         }
     };
-    has_kernel && scratch.divisors.iter().all(|divisor| divisor.is_finite() && *divisor != 0.0)
+    has_kernel && simd::are_divisors(job.isa, &scratch.divisors)
 }
 
 fn is_zero(zero_points: &[f32]) -> bool {

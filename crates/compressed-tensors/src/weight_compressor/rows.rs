@@ -147,11 +147,11 @@ pub(super) fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
 
 /// Divisors of the scales from `start`.
 pub(super) fn set_divisors(job: &Job<'_>, start: usize, scratch: &mut Scratch) {
-    scratch.divisors.clear();
-    let scales = scratch.scales[start..].iter();
+    let scales = &scratch.scales[start..];
+    scratch.divisors.resize(scales.len(), 0.0);
     match job.global_scale {
-        Some(global_scale) => scratch.divisors.extend(scales.map(|scale| scale / global_scale)),
-        None => scratch.divisors.extend(scales),
+        Some(global_scale) => simd::divide(job.isa, scales, global_scale, &mut scratch.divisors),
+        None => scratch.divisors.copy_from_slice(scales),
     }
 }
 
