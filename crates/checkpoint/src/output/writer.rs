@@ -213,6 +213,19 @@ impl Writer {
         self.record.value()
     }
 
+    /// Gives the run up: nothing of it is left, not even an output directory that holds nothing else.
+    ///
+    /// # Errors
+    /// `Io`; the run can then be resumed or overwritten.
+    pub fn abandon(self) -> Result<()> {
+        // Without its plan the work directory is no run to resume, should the removal be cut short.
+        self.disk.remove_file(&self.work.join(PLAN))?;
+        self.disk.remove_dir_all(&self.work)?;
+        // Fails where the directory holds other files, which is when it must stay.
+        let _ = std::fs::remove_dir(&self.out);
+        Ok(())
+    }
+
     /// A folder for work files of the caller, such as saved boundaries; it goes when the output is finished.
     ///
     /// # Errors

@@ -238,6 +238,19 @@ fn another_fingerprint_is_refused_and_named() {
 }
 
 #[test]
+fn an_abandoned_run_leaves_nothing_but_files_that_are_not_its_own() {
+    let (_dir, plan) = unfinished();
+    open(&plan).abandon().unwrap();
+    assert!(!plan.dir.exists());
+
+    let writer = open(&plan);
+    fs::write(plan.dir.join("notes.txt"), "mine").unwrap();
+    writer.abandon().unwrap();
+    let left: Vec<_> = fs::read_dir(&plan.dir).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes.txt"]);
+}
+
+#[test]
 fn overwriting_starts_afresh() {
     let (_dir, mut plan) = unfinished();
     plan.fingerprints.insert("recipe".to_owned(), "r2".to_owned());

@@ -171,7 +171,7 @@ impl Rewrite<'_> {
 fn give_up(error: Error, writer: Writer) -> Error {
     if error.exit_code() == ExitCode::BadInput {
         // The fault that ended the run is what the user needs to hear, whatever clearing says.
-        drop(writer);
+        let _ = writer.abandon();
     }
     error
 }
