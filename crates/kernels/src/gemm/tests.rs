@@ -44,6 +44,9 @@ const SHAPES: &[(usize, usize, usize)] = &[
     (29, 300, 48),
     (43, 1030, 95),
     (169, 70, 130),
+    // Beyond a block of panels, of f32 and of pairs.
+    (5, 1100, 33),
+    (9, 2100, 40),
 ];
 
 fn agree<I: Element, O: Element>() {
@@ -183,6 +186,28 @@ fn bf16_products_are_near_the_exact_sum_under_every_profile() {
             let size: f64 = x.iter().zip(w).map(|(x, w)| (x.to_f64() * w.to_f64()).abs()).sum();
             assert!((f64::from(*y) - exact).abs() <= AGAINST_F64 * size, "{profile:?} {y} {exact}");
         }
+    }
+}
+
+#[test]
+fn denormals_overflow_and_nan_have_the_bits_of_the_reference() {
+    let (depth, cols) = (64, 40);
+    let special = [1e-39, -3e-40, 2e-20, 1e38, -3e38, 1.0, 0.0, -0.0];
+    let x: Vec<bf16> = (0..depth).map(|i| bf16::from_f32(special[i % 7 % special.len()])).collect();
+    let mut w = numbers::<bf16>(cols * depth, 14);
+    for (i, w) in w.iter_mut().enumerate().filter(|(i, _)| i % 3 == 0) {
+        *w = bf16::from_f32(special[i / 3 % special.len()]);
+    }
+    w[depth] = bf16::NAN;
+    for profile in Profile::available() {
+        let (left, right) = (Mat::new(&x, 1, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+        let (mut want, mut got) = (vec![0.0f32; cols], vec![0.0f32; cols]);
+        reference::matmul(profile, left, right.transposed(), None, MatMut::new(&mut want, 1, cols).unwrap());
+        linear(profile, left, right, None, MatMut::new(&mut got, 1, cols).unwrap()).unwrap();
+        for (want, got) in want.iter().zip(&got) {
+            assert!(want.to_bits() == got.to_bits() || want.is_nan() && got.is_nan(), "{profile:?} {want} {got}");
+        }
+        assert!(got[1].is_nan());
     }
 }
 
