@@ -1,14 +1,13 @@
 //! Named entries per batch, each value kept once, within a memory budget.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use indexmap::IndexMap;
 
-use super::{CachedValue, Entry, Prefetch, slot::Slot};
+use super::{
+    CachedValue, Entry, Prefetch,
+    slot::{Ledger, Slot},
+};
 use crate::{ErrorKind, Result};
 
 /// Where values go that the budget has no room for.
@@ -34,16 +33,15 @@ pub struct CacheSize {
 /// Values that exceed the budget go to disk when they are added and stay there.
 /// Passes over the batches are cyclic, so that the values added first are the ones worth keeping in memory.
 pub struct IntermediatesCache<V> {
-    batches: Vec<IndexMap<String, Entry<Slot<V>>>>,
-    /// The slot of each value that was stored and is alive, by address; the weak value proves the address is its own.
-    identities: HashMap<usize, (Weak<V>, Weak<Slot<V>>)>,
+    batches: Vec<Stored<V>>,
+    ledger: Arc<Ledger<V>>,
     spill: Option<SpillSettings>,
 }
 
 impl<V: CachedValue> IntermediatesCache<V> {
     /// `n` batches without entries, all values in memory.
     pub fn empty(n: usize) -> Self {
-        Self { batches: (0..n).map(|_| IndexMap::new()).collect(), identities: HashMap::new(), spill: None }
+        Self { batches: (0..n).map(|_| IndexMap::new()).collect(), ledger: Arc::default(), spill: None }
     }
 
     /// `n` batches without entries; values beyond the budget go to disk.
@@ -149,43 +147,24 @@ impl<V: CachedValue> IntermediatesCache<V> {
         Prefetch::start(self.batches.iter().map(|entries| chosen(entries, names)).collect())
     }
 
-    fn entries(&self, batch: usize) -> Result<&IndexMap<String, Entry<Slot<V>>>> {
+    fn entries(&self, batch: usize) -> Result<&Stored<V>> {
         self.batches.get(batch).ok_or_else(|| ErrorKind::MissingBatch { batch, batches: self.batches.len() }.into())
     }
 
-    fn store(&mut self, entries: &IndexMap<String, Entry<V>>) -> Result<IndexMap<String, Entry<Slot<V>>>> {
-        self.identities.retain(|_, (value, slot)| value.strong_count() > 0 && slot.strong_count() > 0);
-        let mut memory_bytes = match &self.spill {
-            Some(_) => self.size().memory_bytes,
-            None => 0,
-        };
-        let mut stored = IndexMap::with_capacity(entries.len());
-        for (name, entry) in entries {
-            let mut slot = |value: &Arc<V>| self.slot(value, &mut memory_bytes);
-            stored.insert(name.clone(), entry.map(&mut slot)?);
-        }
-        Ok(stored)
+    fn store(&self, entries: &IndexMap<String, Entry<V>>) -> Result<Stored<V>> {
+        let mut slot = |value: &Arc<V>| self.slot(value);
+        entries.iter().map(|(name, entry)| Ok((name.clone(), entry.map(&mut slot)?))).collect()
     }
 
-    fn slot(&mut self, value: &Arc<V>, memory_bytes: &mut u64) -> Result<Arc<Slot<V>>> {
-        let address = Arc::as_ptr(value).addr();
-        if let Some((known, slot)) = self.identities.get(&address)
-            && std::ptr::eq(known.as_ptr(), Arc::as_ptr(value))
-            && let Some(slot) = slot.upgrade()
-        {
+    fn slot(&self, value: &Arc<V>) -> Result<Arc<Slot<V>>> {
+        if let Some(slot) = self.ledger.slot(value) {
             return Ok(slot);
         }
-        let fits = |spill: &SpillSettings| memory_bytes.saturating_add(value.n_bytes()) <= spill.budget_bytes;
-        let slot = match &self.spill {
-            Some(spill) if !fits(spill) => Slot::on_disk(value, &spill.folder)?,
-            _ => {
-                *memory_bytes += value.n_bytes();
-                Slot::in_memory(value)
-            }
-        };
-        let slot = Arc::new(slot);
-        self.identities.insert(address, (Arc::downgrade(value), Arc::downgrade(&slot)));
-        Ok(slot)
+        let needed = self.ledger.memory_bytes().saturating_add(value.n_bytes());
+        match &self.spill {
+            Some(spill) if needed > spill.budget_bytes => Slot::on_disk(value, &spill.folder, &self.ledger),
+            _ => Ok(Slot::in_memory(value, &self.ledger)),
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
+mod chat;
 mod goldens;
+mod intermediates;
+mod malformed;
 mod processing;
 mod tokens;
 mod word_tokenizer;
