@@ -228,10 +228,21 @@ pub fn e2m1_to_f32(code: u8) -> f32 {
     if code & 8 == 0 { magnitude } else { -magnitude }
 }
 
+/// Rounds to an integer, ties to even, and keeps the sign; NaN stays.
+#[inline(always)]
+pub fn round_integer(value: f32) -> f32 {
+    // From 2^23 every value is an integer, so adding that much rounds. The standard library's function is a
+    // call into the platform's math library where the CPU's baseline lacks the instruction.
+    let magnitude = value.abs();
+    let rounded = (magnitude + 8_388_608.0) - 8_388_608.0;
+    let rounded = if magnitude < 8_388_608.0 { rounded } else { magnitude };
+    f32::from_bits(rounded.to_bits() | (value.to_bits() & 0x8000_0000))
+}
+
 /// Rounds to an integer in `[low, high]`, ties to even; NaN gives 0.
 #[inline(always)]
 pub fn round_to_int(value: f32, low: f32, high: f32) -> i32 {
-    value.max(low).min(high).round_ties_even() as i32 * i32::from(!value.is_nan())
+    if value.is_nan() { 0 } else { round_integer(value.max(low).min(high)) as i32 }
 }
 
 /// Reads little-endian values of `dtype` as f32.
@@ -295,12 +306,12 @@ pub fn write_f32(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> {
         DType::F8E4M3 => each(values, out, |v| [f32_to_e4m3(v)]),
         DType::F8E5M2 => each(values, out, |v| [f32_to_e5m2(v)]),
         DType::F8E8M0 => each(values, out, |v| [f32_to_e8m0(v)]),
-        DType::U8 => each(values, out, |v| [v.round_ties_even() as u8]),
-        DType::I8 => each(values, out, |v| [v.round_ties_even() as i8 as u8]),
-        DType::I16 => each(values, out, |v| (v.round_ties_even() as i16).to_le_bytes()),
-        DType::U16 => each(values, out, |v| (v.round_ties_even() as u16).to_le_bytes()),
-        DType::I32 => each(values, out, |v| (v.round_ties_even() as i32).to_le_bytes()),
-        DType::I64 => each(values, out, |v| (v.round_ties_even() as i64).to_le_bytes()),
+        DType::U8 => each(values, out, |v| [round_integer(v) as u8]),
+        DType::I8 => each(values, out, |v| [round_integer(v) as i8 as u8]),
+        DType::I16 => each(values, out, |v| (round_integer(v) as i16).to_le_bytes()),
+        DType::U16 => each(values, out, |v| (round_integer(v) as u16).to_le_bytes()),
+        DType::I32 => each(values, out, |v| (round_integer(v) as i32).to_le_bytes()),
+        DType::I64 => each(values, out, |v| (round_integer(v) as i64).to_le_bytes()),
         other => return Err(ErrorKind::Unsupported { what: format!("writing numbers as {other}") }.into()),
     }
     Ok(())
@@ -368,6 +379,17 @@ mod tests {
         }
         assert_eq!([1.5, 3.0, 1.25, 1.75].map(f32_to_e8m0), [128, 128, 127, 128]);
         assert_eq!(f32_to_e8m0(f32::INFINITY), 255);
+    }
+
+    #[test]
+    fn integers_round_as_the_standard_library_says() {
+        for v in sweep().filter(|v| !v.is_nan()) {
+            assert_eq!(round_integer(v).to_bits(), v.round_ties_even().to_bits(), "{v:e}");
+        }
+        for half in -1000..1000 {
+            let v = half as f32 / 2.0;
+            assert_eq!(round_integer(v), v.round_ties_even());
+        }
     }
 
     #[test]

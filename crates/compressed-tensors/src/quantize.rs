@@ -5,7 +5,7 @@
 use crate::{
     ErrorKind, Result,
     args::{QuantizationArgs, QuantizationStrategy},
-    numbers::{Float, e2m1_to_f32, e4m3_to_f32, f32_to_e2m1, f32_to_e4m3},
+    numbers::{Float, e2m1_to_f32, e4m3_to_f32, f32_to_e2m1, f32_to_e4m3, round_integer},
     scales::{Arithmetic, Code, Qparam, clamp, propagating_max, propagating_min},
 };
 
@@ -232,7 +232,7 @@ pub fn quantize_value(
     }
     let value = clamp(value, code.low(), code.high());
     match code {
-        Code::Int { .. } => value.round_ties_even(),
+        Code::Int { .. } => round_integer(value),
         Code::E4M3 => e4m3_to_f32(f32_to_e4m3(value)),
         Code::E2M1 => e2m1_to_f32(f32_to_e2m1(value)),
     }

@@ -3,7 +3,7 @@
 use crate::{
     DType, ErrorKind, Result,
     args::{QuantizationArgs, QuantizationType},
-    numbers::{Float, e4m3_to_f32, f32_to_e4m3},
+    numbers::{Float, e4m3_to_f32, f32_to_e4m3, round_integer},
 };
 
 /// What a quantized value is stored as.
@@ -163,7 +163,7 @@ impl Arithmetic {
         };
         let (scale, epsilon) = match self.rule {
             ScaleRule::Cast(DType::F8E4M3) => (e4m3_to_f32(f32_to_e4m3(clamp(scale, -448.0, 448.0))), 0.125),
-            ScaleRule::Cast(DType::U8) => (clamp(scale, 0.0, 255.0).round_ties_even(), 1.0),
+            ScaleRule::Cast(DType::U8) => (round_integer(clamp(scale, 0.0, 255.0)), 1.0),
             ScaleRule::Cast(DType::F16) => {
                 (Float::F16.round(clamp(scale, -65504.0, 65504.0)), float.round(Float::F16.epsilon()))
             }

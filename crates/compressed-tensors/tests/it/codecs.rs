@@ -245,7 +245,8 @@ fn broken_modules_are_refused_by_kind_and_tensor() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Compressing what was decompressed, with the same scales, changes nothing.
+    /// Compressing what was decompressed, with the same scales, changes nothing. Weights are f32, since 8-bit codes
+    /// times a bf16 scale do not fit bf16.
     #[test]
     fn codecs_come_back_to_the_same_bytes(
         which in 0..PRESETS.len(),
@@ -256,10 +257,10 @@ proptest! {
         let (name, format) = PRESETS[which];
         let scheme = preset(name, vec![]).unwrap();
         let codec = codec(format).unwrap();
-        let weight = random_weight(DType::BF16, rows * 128 * blocks, 6, seed);
+        let weight = random_weight(DType::F32, rows * 128 * blocks, 6, seed);
         let mut tensors = ModuleTensors::new();
         let shape = vec![rows, 128 * blocks];
-        tensors.insert("weight".to_owned(), Array { dtype: DType::BF16, shape, data: weight });
+        tensors.insert("weight".to_owned(), Array { dtype: DType::F32, shape, data: weight });
         let packed = codec.compress(tensors, &scheme).unwrap();
         let dense = codec.decompress(packed.clone(), &scheme).unwrap();
         let again = codec.compress(dense, &scheme).unwrap();
