@@ -1,6 +1,6 @@
 //! Targets and ignores of a modifier, matched over a model's modules.
 
-use compressed_tensors::target::{Matcher, NamedModule, nearest_names};
+use compressed_tensors::target::{Matcher, NamedModule, expand_special_targets, nearest_names};
 
 use crate::{Result, error::ErrorKind, model::ModuleStore};
 
@@ -13,7 +13,8 @@ pub struct Matched {
     pub idle_ignores: Vec<String>,
 }
 
-/// Matches targets and ignores over a model. Internal modules never match.
+/// Matches targets and ignores over a model. Internal modules never match; names for families of classes,
+/// such as `__ALL_PRUNABLE__`, stand for those of their classes that the model has.
 ///
 /// # Errors
 /// A target that matches nothing, with the nearest names, and a pattern that is no regular expression.
@@ -22,7 +23,13 @@ pub fn match_modules<T: AsRef<str>, I: AsRef<str>>(
     targets: &[T],
     ignore: &[I],
 ) -> Result<Matched> {
-    let matcher = Matcher::compile(targets, ignore)?;
+    let families = |it: &T| it.as_ref().starts_with("__");
+    let (families, plain): (Vec<&T>, Vec<&T>) = targets.iter().partition(|it| families(it));
+    let names: Vec<&str> = families.iter().map(|it| it.as_ref()).collect();
+    let families = expand_special_targets(&names)?;
+    let plain: Vec<String> = plain.into_iter().map(|it| it.as_ref().to_owned()).collect();
+    let named = Matcher::compile(&plain, ignore)?;
+    let matcher = Matcher::compile(&[plain, families].concat(), ignore)?;
     let classes: Vec<Vec<&str>> =
         model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
     let modules: Vec<NamedModule<'_>> = model
@@ -32,7 +39,7 @@ pub fn match_modules<T: AsRef<str>, I: AsRef<str>>(
         .filter(|(it, _)| !it.internal)
         .map(|(it, classes)| NamedModule { name: &it.name, classes })
         .collect();
-    if let Some(target) = matcher.targets.unmatched(modules.iter().copied())?.first() {
+    if let Some(target) = named.targets.unmatched(modules.iter().copied())?.first() {
         let names = modules.iter().flat_map(|it| std::iter::once(it.name).chain(it.classes.iter().copied()));
         let nearest = nearest_names(target, names, 3).into_iter().map(str::to_owned).collect();
         let name = (*target).to_owned();

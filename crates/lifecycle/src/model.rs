@@ -38,10 +38,23 @@ pub struct ModuleFacts {
     pub internal: bool,
 }
 
+/// A fault about a name that a model lacks.
+pub(crate) fn unknown(what: &'static str, name: &str) -> Error {
+    ErrorKind::UnknownModule { what, name: name.to_owned() }.into()
+}
+
 /// A model whose modules a modifier reads and changes.
 pub trait ModuleStore: Any + Send {
     /// All modules in definition order, parents before children.
     fn modules(&self) -> &[ModuleFacts];
+
+    /// The facts of one module. A store with many modules answers from an index.
+    ///
+    /// # Errors
+    /// An unknown module.
+    fn module(&self, name: &str) -> Result<&ModuleFacts> {
+        self.modules().iter().find(|it| it.name == name).ok_or_else(|| unknown("module", name))
+    }
 
     /// Copies rows of a parameter, converted to f32. A row is all but the first dimension; a vector has
     /// rows of one element.
@@ -76,15 +89,6 @@ pub trait ModuleStore: Any + Send {
 }
 
 impl dyn ModuleStore {
-    /// The facts of one module.
-    ///
-    /// # Errors
-    /// An unknown module.
-    pub fn module(&self, name: &str) -> Result<&ModuleFacts> {
-        let unknown = || Error::from(ErrorKind::UnknownModule { what: "module", name: name.to_owned() });
-        self.modules().iter().find(|it| it.name == name).ok_or_else(unknown)
-    }
-
     /// The store as the type that implements it.
     ///
     /// # Errors
@@ -127,6 +131,9 @@ pub struct Sample<'a> {
     pub batch_idx: usize,
     /// Which of several calls of the module in this batch, from 0.
     pub call_idx: usize,
+    /// Identity of the value's place in the model: taps that show the same value in every batch, such as
+    /// the inputs of q, k and v, have the same. `None` where the pipeline does not know.
+    pub edge: Option<usize>,
     /// The value.
     pub value: &'a dyn Activation,
     /// Which rows count, where a loss mask is in force.

@@ -1,7 +1,7 @@
 //! The contract of a [`Modifier`]: declared facts, callbacks, carried state.
 //!
 //! A modifier hears events and changes modules; it knows no pipeline and no engine. It sees the model
-//! through [`ModuleStore`](crate::model::ModuleStore) in [`State`], and activations through
+//! through [`ModuleStore`] in [`State`], and activations through
 //! [`Sample`]s at the [`Tap`]s it asked for. A pipeline drives it only through
 //! [`CompressionLifecycle`](crate::CompressionLifecycle), which wraps it in a
 //! [`ModifierDriver`](crate::ModifierDriver): the one place that checks the order of calls.

@@ -142,6 +142,15 @@ pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |it| it.as_secs_f64())
 }
 
+/// Whether a manager calls a logger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
 /// A place where metrics go. Every method says whether it did something; the defaults do nothing.
 pub trait Logger: Send {
     /// The logger's name.
@@ -151,7 +160,7 @@ pub trait Logger: Send {
     fn enabled(&self) -> bool;
 
     /// Switches the logger on or off for its manager.
-    fn set_enabled(&mut self, enabled: bool);
+    fn switch(&mut self, to: Switch);
 
     /// Logs the settings of a run.
     ///
@@ -240,8 +249,8 @@ impl Logger for LambdaLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
     }
 
     fn log_hyperparams(&mut self, params: &Metrics, level: Option<Level>) -> Result<bool> {
@@ -312,8 +321,8 @@ impl Logger for PythonLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
     }
 
     fn log_hyperparams(&mut self, params: &Metrics, level: Option<Level>) -> Result<bool> {
@@ -396,10 +405,10 @@ impl Logger for SparsificationGroupLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
         for logger in &mut self.loggers {
-            logger.set_enabled(enabled);
+            logger.switch(to);
         }
     }
 

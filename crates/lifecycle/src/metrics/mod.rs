@@ -14,7 +14,7 @@ pub use self::{
     },
     logger::{
         Entry, GroupOptions, LambdaCall, LambdaLogger, Level, Logger, Metrics, Number, PythonLogger,
-        SparsificationGroupLogger,
+        SparsificationGroupLogger, Switch,
     },
     model_info::{Loggable, log_model_info, should_log_model_info},
     record_files::{CsvLogger, JsonLinesLogger},

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::logger::{Entry, Level, Logger, Metrics, Number, io_error};
+use super::logger::{Entry, Level, Logger, Metrics, Number, Switch, io_error};
 use crate::{
     Result,
     error::{Error, Place},
@@ -79,8 +79,8 @@ impl Logger for JsonLinesLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
     }
 
     fn log_hyperparams(&mut self, params: &Metrics, level: Option<Level>) -> Result<bool> {
@@ -153,8 +153,8 @@ impl Logger for CsvLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
     }
 
     fn log_hyperparams(&mut self, params: &Metrics, level: Option<Level>) -> Result<bool> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    logger::{Entry, Level, Logger, Metrics, Number, io_error, now},
+    logger::{Entry, Level, Logger, Metrics, Number, Switch, io_error, now},
     record_files::joined,
 };
 use crate::{
@@ -313,8 +313,8 @@ impl Logger for TensorBoardLogger {
         self.enabled
     }
 
-    fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
+    fn switch(&mut self, to: Switch) {
+        self.enabled = to == Switch::On;
     }
 
     fn log_hyperparams(&mut self, params: &Metrics, level: Option<Level>) -> Result<bool> {

@@ -14,6 +14,9 @@ use crate::{
     error::{Error, ErrorKind, Place},
 };
 
+/// How deep a text may nest, as in serde_json.
+const DEEPEST: usize = 128;
+
 /// Which syntaxes a text may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -156,6 +159,7 @@ fn strip_position(message: &str) -> String {
 
 fn yaml(text: &str, file: Option<&str>) -> Result<Node> {
     let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: DEEPEST },
         duplicate_keys: DuplicateKeyPolicy::Error,
         reject_unsupported_tags: true,
         // A text that says yes stays a text until a field wants a truth value.

@@ -15,6 +15,8 @@ use super::{
 use crate::{
     Result,
     error::{Error, ErrorKind},
+    matching::{Matched, match_modules},
+    model::ModuleStore,
     modifier::{Fields, Modifier},
 };
 
@@ -198,6 +200,21 @@ impl Plan {
     /// What a constructor reports, at the modifier's line.
     pub fn build(&self) -> Result<Vec<Box<dyn Modifier>>> {
         self.modifiers.iter().map(PlannedModifier::build).collect()
+    }
+
+    /// What each modifier's targets and ignores mean in a model, in the order of execution. A modifier
+    /// without targets has no matches.
+    ///
+    /// # Errors
+    /// A target that matches nothing, at the modifier's line, with the nearest names.
+    pub fn targets_in(&self, model: &dyn ModuleStore) -> Result<Vec<Matched>> {
+        let matched = |it: &PlannedModifier| {
+            let texts = |value: &Value| value.as_str().map(str::to_owned);
+            let ignore = it.fields.get("ignore").and_then(Value::as_array);
+            let ignore: Vec<String> = ignore.into_iter().flatten().filter_map(texts).collect();
+            match_modules(model, &it.build()?.targets(), &ignore).map_err(|error| it.entry.locate(error))
+        };
+        self.modifiers.iter().map(matched).collect()
     }
 
     /// The recipe with defaults written out, as it is saved beside a model.

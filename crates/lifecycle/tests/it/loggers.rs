@@ -7,7 +7,7 @@ use lifecycle::{
     metrics::{
         CsvLogger, Entry, EventWriter, FrequencyOptions, GroupOptions, JsonLinesLogger, LambdaCall, LambdaLogger,
         Level, LogTypes, Loggable, Logger, LoggerManager, Metrics, Number, PythonLogger, SparsificationGroupLogger,
-        TensorBoardLogger, log_model_info, read_events, should_log_model_info,
+        Switch, TensorBoardLogger, log_model_info, read_events, should_log_model_info,
     },
 };
 use serde_json::{Value, json};
@@ -141,7 +141,7 @@ fn group(disable: bool) -> Value {
     })
     .unwrap();
     if disable {
-        group.set_enabled(false);
+        group.switch(Switch::Off);
         return group.loggers().iter().map(|it| it.enabled()).collect();
     }
     group.loggers().iter().map(|it| it.name()).collect()
@@ -171,7 +171,7 @@ fn fan_out() -> Value {
     manager.metric().log_scalar(&at("a", 1), 1.0.into(), &LogTypes::All).unwrap();
     manager.metric().log_scalar(&at("b", 1), 2.0.into(), &named("two")).unwrap();
     manager.metric().log_scalar(&at("c", 1), 2.0.into(), &named("one")).unwrap();
-    manager.loggers_mut()[0].set_enabled(false);
+    manager.loggers_mut()[0].switch(Switch::Off);
     manager.log_scalars("d", &Metrics::from([("x", 1)]), Some(2.into())).unwrap();
     manager.metric().add_scalar(3.0.into()).unwrap();
     manager.metric().add_scalars(&Metrics::from([("q", 1)])).unwrap();
@@ -202,7 +202,7 @@ fn ready_sequence() -> Value {
     for (current, last) in [(1, None), (2, None), (5, at(4)), (6, None)] {
         out.push(json!(manager.log_ready(at(current), last).unwrap()));
     }
-    manager.loggers_mut()[0].set_enabled(false);
+    manager.loggers_mut()[0].switch(Switch::Off);
     out.push(json!(manager.log_ready(at(100), None).unwrap()));
     manager.set_log_frequency(at(-3));
     out.push(json!(manager.log_frequency().map(number)));
@@ -219,7 +219,7 @@ fn model_info() -> Value {
         fn enabled(&self) -> bool {
             true
         }
-        fn set_enabled(&mut self, _: bool) {}
+        fn switch(&mut self, _: Switch) {}
         fn log_scalar(&mut self, entry: &Entry, value: Number) -> lifecycle::Result<bool> {
             self.0.lock().unwrap().push(json!(["scalar", entry.tag, number(value), entry.step.map(number)]));
             Ok(true)
@@ -269,7 +269,7 @@ fn loggers_write_what_the_references_write() {
             "disabled lambda logger: only hyperparams honours `enabled`" => {
                 // Here all three honour it.
                 let (mut logger, seen) = recorder("lambda");
-                logger.set_enabled(false);
+                logger.switch(Switch::Off);
                 let a = Metrics::from([("a", 1)]);
                 let entry = Entry::new("t").wall_time(1.0);
                 assert!(!logger.log_hyperparams(&a, None).unwrap());
@@ -287,7 +287,7 @@ fn loggers_write_what_the_references_write() {
                     fn enabled(&self) -> bool {
                         true
                     }
-                    fn set_enabled(&mut self, _: bool) {}
+                    fn switch(&mut self, _: Switch) {}
                 }
                 let entry = Entry::new("t");
                 let results = [

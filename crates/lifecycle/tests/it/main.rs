@@ -15,4 +15,5 @@ mod round_trip;
 mod schema;
 mod small_helpers;
 mod specs;
+mod taps;
 mod toys;

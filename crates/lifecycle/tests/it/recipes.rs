@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lifecycle::{
-    Modifier, Recipe, RecipeInput, Result,
+    MemoryModel, Modifier, ModuleFacts, Recipe, RecipeInput, Result,
     error::{Error, ErrorKind, Place},
     recipe::{Plan, append_recipe_dict, filter_dict},
 };
@@ -292,8 +292,10 @@ fn alias_bombs_and_deep_nesting_are_errors() {
         bomb.push_str(&format!("{next}: &{next} [{items}]\n"));
     }
     assert!(matches!(Recipe::from_text(&bomb, None).unwrap_err().kind(), ErrorKind::Syntax { .. }));
-    let deep = "[".repeat(100_000);
-    assert!(Recipe::from_text(&deep, None).is_err());
+    for depth in [100, 120, 130, 1000, 2000, 100_000] {
+        let deep = format!("a: {}{}\ns_stage: {{g_modifiers: {{A: {{}}}}}}\n", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(Recipe::from_text(&deep, None).is_ok(), depth <= 120, "{depth}");
+    }
     assert!(Recipe::from_text(&("{\"a\":".repeat(100_000)), None).is_err());
 }
 
@@ -395,6 +397,35 @@ fn mappings_are_merged_and_filtered_as_by_the_reference_and_nothing_is_lost() {
         }
     }
     assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn modifiers_made_from_a_recipe_say_the_same_recipe_again() {
+    let text =
+        "s_stage:\n  pruning_modifiers:\n    ToyAModifier: {start: 1, sparsity: 0.25}\n    ToyBModifier: {alpha: 2}\n";
+    let plan = Recipe::from_text(text, None).unwrap().resolve(&registry()).unwrap();
+    let again = Recipe::from_modifiers(&plan.build().unwrap(), Some("s"));
+    // A trailing underscore marks state, which a modifier may show and a recipe never does.
+    assert_eq!(again, *plan.recipe());
+}
+
+#[test]
+fn the_targets_of_a_plan_are_found_in_a_model_or_named_with_the_nearest() {
+    let linear = |name: &str| ModuleFacts { name: name.into(), classes: vec!["Linear".into()], ..Default::default() };
+    let model = MemoryModel::from_facts(vec![linear("q_proj"), linear("lm_head")]);
+    let targets = |text: &str| {
+        let text = format!("s_stage:\n  g_modifiers:\n    {text}\n");
+        Recipe::from_text(&text, None).unwrap().resolve(&registry()).unwrap().targets_in(&model)
+    };
+    let found = targets("GPTQModifier: {scheme: W4A16, ignore: [lm_head, gate]}").unwrap();
+    assert_eq!(
+        (found[0].modules.as_slice(), found[0].idle_ignores.as_slice()),
+        (&["q_proj".into()][..], &["gate".into()][..])
+    );
+    assert_eq!(targets("ConstantPruningModifier: {}").unwrap()[0].modules, ["q_proj", "lm_head"]);
+    assert_eq!(targets("SmoothQuantModifier: {}").unwrap()[0].modules, [""; 0]);
+    let error = targets("GPTQModifier: {targets: [q_prj]}").unwrap_err();
+    assert_eq!((line(&error), error.to_string().contains("did you mean `q_proj`")), ((3, 5), true), "{error}");
 }
 
 #[test]

@@ -45,6 +45,14 @@ impl Modifier for Carrier {
         self.fields.clone()
     }
 
+    fn targets(&self) -> Vec<String> {
+        match self.fields.get("targets") {
+            Some(Value::String(target)) => vec![target.clone()],
+            Some(Value::Array(targets)) => targets.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     fn on_initialize(&mut self, _: &mut State) -> Result<bool> {
         Ok(true)
     }
