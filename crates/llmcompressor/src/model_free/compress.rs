@@ -1,5 +1,7 @@
 //! Quantizes one weight, or weights that share a global scale, in slabs of rows.
 
+use std::sync::Arc;
+
 use checkpoint::TensorSpec;
 use compressed_tensors::{
     args::QuantizationStrategy,
@@ -22,7 +24,8 @@ pub(crate) struct CompressModules {
     members: Vec<Member>,
     outputs: Vec<PlannedTensor>,
     non_finite: Tolerance,
-    outputs_pool: Pool<SlabOutputs>,
+    /// Shared by all units of a run: buffers of their own would add up to the whole model.
+    outputs_pool: Arc<Pool<SlabOutputs>>,
 }
 
 struct Member {
@@ -52,6 +55,7 @@ impl CompressModules {
         scheme: &QuantizationScheme,
         format: CompressionFormat,
         non_finite: Tolerance,
+        outputs_pool: &Arc<Pool<SlabOutputs>>,
     ) -> Result<Self> {
         let mut members = Vec::with_capacity(modules.len());
         let mut outputs = Vec::new();
@@ -68,7 +72,7 @@ impl CompressModules {
             members.push(Member { module: module.name.clone(), replaced, matrix: matrix.clone(), compressor, names });
         }
         let name = modules.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join("+");
-        Ok(Self { name, members, outputs, non_finite, outputs_pool: Pool::default() })
+        Ok(Self { name, members, outputs, non_finite, outputs_pool: Arc::clone(outputs_pool) })
     }
 
     /// Whether weights under `scheme` have a global scale, which fused ones share.

@@ -1,6 +1,6 @@
 //! From headers and options to units of work, the config and the part of the report that is known before.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use checkpoint::Source;
 use compressed_tensors::format::infer_module_format;
@@ -46,6 +46,7 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         catalog.modules.iter().zip(&selection.choices).filter(|(_, it)| is_chosen(it)).map(|(it, _)| it).collect()
     };
     let mut quantized = Quantized::default();
+    let outputs_pool = Arc::default();
     for (idx, (name, scheme)) in groups.schemes.iter().enumerate() {
         let modules = chosen(idx);
         warnings.extend(check_groups(name, scheme, &modules, options.unservable)?);
@@ -58,7 +59,7 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         };
         for group in members {
             let group: Vec<&StoredModule> = group.into_iter().map(|it| modules[it]).collect();
-            let unit = CompressModules::new(&group, scheme, format, options.non_finite)?;
+            let unit = CompressModules::new(&group, scheme, format, options.non_finite, &outputs_pool)?;
             quantized.add(name, format.name(), &group, unit);
         }
     }
