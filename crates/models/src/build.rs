@@ -4,7 +4,7 @@ use graph::{ModuleId, ModuleTree};
 
 use crate::context::Layer;
 use crate::error::Result;
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::Linear;
 use crate::links::{ChannelMap, Fused, Link, Links};
 use crate::store::{ParameterId, ParameterInfo};
 
@@ -126,17 +126,6 @@ impl Builder {
     /// As [`Builder::module`].
     pub fn tied_linear(&mut self, name: &str, weight: ParameterId) -> Result<ModuleId> {
         self.module(name, "Linear", |_| Ok(Linear { weight, bias: None }))
-    }
-
-    /// A root-mean-square norm over `width` channels, as Llama has it.
-    ///
-    /// # Errors
-    /// As [`Builder::module`].
-    pub fn rms_norm(&mut self, name: &str, class: &'static str, width: usize, eps: f64) -> Result<ModuleId> {
-        self.module(name, class, |b| {
-            let weight = b.parameter("weight", &[width]);
-            Ok(RmsNorm { weight, eps: eps as f32, weight_offset: 0.0, rounded: tensor::Rounded::BeforeWeight })
-        })
     }
 
     /// Says that `producer` feeds exactly `consumers`.

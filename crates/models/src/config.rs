@@ -65,6 +65,14 @@ impl<'a> Config<'a> {
         self.read(key, "a number", Value::as_f64)
     }
 
+    /// A number; `default` where the key is absent, none where it is null.
+    pub fn number_unless_null(&self, key: &str, default: f64) -> Result<Option<f64>> {
+        match self.0.get(key) {
+            None => Ok(Some(default)),
+            Some(_) => self.number(key),
+        }
+    }
+
     /// A truth value, or `default`.
     pub fn flag_or(&self, key: &str, default: Flag) -> Result<bool> {
         Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default == Flag::On))

@@ -1,7 +1,9 @@
 //! What a layer sees while it runs or is traced.
 
+use std::collections::{BTreeSet, HashMap};
+
 use graph::{Host, MarkKind, ModuleId, SequentialTracer, Timing, Value};
-use tensor::{Engine, Op, Spec, Tensor, expert_rows, grouped_linear};
+use tensor::{Engine, Op, Spec, Tensor, expert_rows, grouped_linear, indices};
 
 use crate::Model;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +28,22 @@ pub trait Layer: Send + Sync {
     fn as_linear(&self) -> Option<&Linear> {
         None
     }
+
+    /// Its body and head, if it is a causal language model.
+    fn as_causal(&self) -> Option<Causal> {
+        None
+    }
+}
+
+/// The parts of a causal language model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Causal {
+    /// The module that gives hidden states.
+    pub body: ModuleId,
+    /// The linear layer that makes them logits.
+    pub head: ModuleId,
+    /// What is done to the logits, one after the other.
+    pub after_head: Vec<Op>,
 }
 
 /// With what a model runs.
@@ -174,6 +192,25 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// Rows of a table by id: ids (...) -> (..., C); a table that is not in memory is read row by row.
+    ///
+    /// # Errors
+    /// [`tensor::ErrorKind::Index`] for an id beyond the table, and those of [`Store::get`](crate::Store::get).
+    pub fn embed(&mut self, table: ParameterId, ids: Value) -> Result<Value> {
+        let store = self.model.store();
+        if let (Mode::Compute(run), Value::Computed(given), None) = (&self.mode, &ids, store.in_memory(table)) {
+            let numbers = indices(given, store.info(table).shape[0])?;
+            let unique: BTreeSet<u32> = numbers.iter().copied().collect();
+            let rows = store.gather(run.engine, table, &unique)?;
+            let place_of: HashMap<u32, u32> = unique.into_iter().zip(0..).collect();
+            let places = numbers.iter().map(|id| place_of[id]).collect();
+            let places = run.engine.budget.tensor::<u32>(places, given.shape())?;
+            return self.apply(Op::Embedding, [places.into(), rows.into()]);
+        }
+        let table = self.parameter(table)?;
+        self.apply(Op::Embedding, [ids, table])
+    }
+
     /// Calls each linear layer of a group on its rows: rows (R, C), offsets (E + 1) -> (R, O).
     ///
     /// # Errors
@@ -229,7 +266,13 @@ fn compute(run: Run<'_>, op: &Op, scope: Option<ModuleId>, mut inputs: Vec<Tenso
 }
 
 /// Lets hooks hear tensors and gives what they make of them.
-fn hear(model: &Model, run: Run<'_>, module: ModuleId, tap: Tap, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+pub(crate) fn hear(
+    model: &Model,
+    run: Run<'_>,
+    module: ModuleId,
+    tap: Tap,
+    tensors: Vec<Tensor>,
+) -> Result<Vec<Tensor>> {
     let Some(hooks) = run.hooks.filter(|hooks| hooks.has(module, tap)) else { return Ok(tensors) };
     let mut values: Vec<_> = tensors.into_iter().map(Some).collect();
     let is_replaced = hooks.hear(module, tap, &mut values)?;

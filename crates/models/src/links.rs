@@ -45,9 +45,9 @@ pub struct Links {
     pub fused: Vec<Fused>,
     /// Norms whose weight is stored as its distance from this (1 for Gemma's `1 + w`).
     pub norm_offsets: Vec<(ModuleId, f32)>,
-    /// Modules that add to the residual stream: the embedding, then the last layer of each branch.
+    /// Modules that add to the residual stream: the embedding, then the last layer or norm of each branch.
     pub residual_writers: Vec<ModuleId>,
-    /// Norms that read the residual stream, in running order.
+    /// Modules that read the residual stream: norms, or linear layers where there is no norm between.
     pub residual_readers: Vec<ModuleId>,
     /// Per layer with routed experts: the container, and for each expert its linear layers in running order.
     pub experts: Vec<(ModuleId, Vec<Vec<ModuleId>>)>,

@@ -29,26 +29,24 @@ impl Frequencies {
             Some(part) => Scaling { config: *config, part: Some(part), key: "rope_parameters" },
             None => Scaling { config: *config, part: config.part("rope_scaling"), key: "rope_scaling" },
         };
-        let placed = |error: Error| error.at(format_args!("config.json: {}", scaling.key));
-        let theta = match scaling.part.map(|part| part.number("rope_theta")).transpose()?.flatten() {
-            Some(theta) => theta,
-            None => config.number_or("rope_theta", default_theta)?,
-        };
-        let plain = inverse_frequencies(theta, rotary_dim);
-        let kind = match scaling.part {
-            None => None,
-            Some(part) => part.text("rope_type")?.or(part.text("type")?),
-        };
-        match kind.unwrap_or("default") {
-            "default" => Ok(Self::of(plain, 1.0)),
-            "linear" => {
-                let factor = scaling.number("factor")? as f32;
-                Ok(Self::of(plain.into_iter().map(|f| f / factor).collect(), 1.0))
-            }
-            "llama3" => scaling.llama3(plain).map(|inverse| Self::of(inverse, 1.0)),
-            "yarn" => scaling.yarn(&plain, theta, rotary_dim),
-            found => Err(placed(Error::config(found, "default, linear, llama3 or yarn"))),
+        scaling.frequencies(rotary_dim, default_theta)
+    }
+
+    /// Frequencies of full layers, then those of layers with a window: parts of `rope_parameters` by layer type, or the one
+    /// scaling of transformers 4 for full layers and none for the others. `theta`: the defaults of both.
+    pub(crate) fn by_layer_type(config: &Config<'_>, rotary_dim: usize, theta: [f64; 2]) -> Result<Vec<Self>> {
+        let parts = config.part("rope_parameters");
+        let [full, sliding] =
+            ["full_attention", "sliding_attention"].map(|kind| parts.and_then(|parts| parts.part(kind)));
+        if let (Some(full), Some(sliding)) = (full, sliding) {
+            let of = |part, theta| {
+                let scaling = Scaling { config: *config, part: Some(part), key: "rope_parameters" };
+                scaling.frequencies(rotary_dim, theta)
+            };
+            return Ok(vec![of(full, theta[0])?, of(sliding, theta[1])?]);
         }
+        let plain = Self::of(inverse_frequencies(theta[1], rotary_dim), 1.0);
+        Ok(vec![Self::from_config(config, rotary_dim, theta[0])?, plain])
     }
 
     fn of(inverse: Vec<f32>, scaling: f32) -> Self {
@@ -57,6 +55,31 @@ impl Frequencies {
 }
 
 impl Scaling<'_> {
+    fn frequencies(&self, rotary_dim: usize, default_theta: f64) -> Result<Frequencies> {
+        let theta = match self.part.map(|part| part.number("rope_theta")).transpose()?.flatten() {
+            Some(theta) => theta,
+            None => self.config.number_or("rope_theta", default_theta)?,
+        };
+        let plain = inverse_frequencies(theta, rotary_dim);
+        let kind = match self.part {
+            None => None,
+            Some(part) => part.text("rope_type")?.or(part.text("type")?),
+        };
+        match kind.unwrap_or("default") {
+            "default" => Ok(Frequencies::of(plain, 1.0)),
+            "linear" => {
+                let factor = self.number("factor")? as f32;
+                Ok(Frequencies::of(plain.into_iter().map(|f| f / factor).collect(), 1.0))
+            }
+            "llama3" => self.llama3(plain).map(|inverse| Frequencies::of(inverse, 1.0)),
+            "yarn" => self.yarn(&plain, theta, rotary_dim),
+            found => {
+                Err(Error::config(found, "default, linear, llama3 or yarn")
+                    .at(format_args!("config.json: {}", self.key)))
+            }
+        }
+    }
+
     fn number(&self, key: &str) -> Result<f64> {
         let found = self.part.map(|part| part.number(key)).transpose()?.flatten();
         found.ok_or_else(|| Error::config("nothing", "a number").at(format_args!("config.json: {}.{key}", self.key)))

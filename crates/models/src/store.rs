@@ -1,6 +1,6 @@
 //! Parameters: on disk until a run needs them, changed in memory only where somebody changed them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tensor::{DType, Engine, Op, Tensor};
@@ -108,12 +108,9 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Weights`], [`ErrorKind::Graph`] where the budget does not allow it; placed at the parameter.
     pub fn get(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
-        let slots = self.lock();
-        let slot = &slots[id.0];
-        if let Some(tensor) = slot.changed.as_ref().or(slot.resident.as_ref()) {
-            return Ok(tensor.clone());
+        if let Some(tensor) = self.in_memory(id) {
+            return Ok(tensor);
         }
-        drop(slots);
         let tensor = self.load(engine, id).map_err(|error| error.at(&self.infos[id.0].name))?;
         let slot = &mut self.lock()[id.0];
         if slot.holders > 0 {
@@ -132,6 +129,67 @@ impl Store {
         let (dtype, _) = spec.map_err(|kind| Error::from(kind).at(name))?;
         let read = |out: &mut [u8]| Ok(self.weights.read_into(name, 0, out).map_err(ErrorKind::Weights)?);
         Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(|error: Error| error.at(name))
+    }
+
+    /// Rows `start..start + len` of a parameter; only they are read where it is not in memory.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`tensor::ErrorKind::Index`] for rows beyond the last.
+    pub fn rows(&self, engine: &Engine, id: ParameterId, start: usize, len: usize) -> Result<Tensor> {
+        let ParameterInfo { name, shape } = &self.infos[id.0];
+        if let Some(tensor) = self.in_memory(id) {
+            return tensor.slice(0, start, len).map_err(|error| Error::from(error).at(name));
+        }
+        let bound = shape.first().copied().unwrap_or(0);
+        if start.checked_add(len).is_none_or(|end| end > bound) {
+            let found = start.saturating_add(len) as i64;
+            return Err(Error::from(tensor::Error::from(tensor::ErrorKind::Index { found, bound: bound + 1 })).at(name));
+        }
+        let mut shape = shape.clone();
+        shape[0] = len;
+        self.read_rows(engine, id, &shape, &[(start, len)])
+    }
+
+    /// The rows `ids` of a parameter, in rising order of id, each once; only they are read where it is not in memory.
+    pub(crate) fn gather(&self, engine: &Engine, id: ParameterId, ids: &BTreeSet<u32>) -> Result<Tensor> {
+        let mut shape = self.infos[id.0].shape.clone();
+        shape[0] = ids.len();
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for id in ids.iter().map(|&id| id as usize) {
+            match runs.last_mut() {
+                Some((start, len)) if *start + *len == id => *len += 1,
+                _ => runs.push((id, 1)),
+            }
+        }
+        self.read_rows(engine, id, &shape, &runs)
+    }
+
+    /// Reads runs of rows one below the other into a tensor of `shape`.
+    fn read_rows(&self, engine: &Engine, id: ParameterId, shape: &[usize], runs: &[(usize, usize)]) -> Result<Tensor> {
+        let name = &self.infos[id.0].name;
+        let placed = |error: Error| error.at(name);
+        let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
+        let (dtype, _) = spec.map_err(|kind| placed(kind.into()))?;
+        let n_rows = shape[0].max(1);
+        let read = |out: &mut [u8]| {
+            let row_bytes = out.len() / n_rows;
+            let mut rest = out;
+            for &(start, len) in runs {
+                let (part, after) = rest.split_at_mut(len * row_bytes);
+                rest = after;
+                let offset_bytes = (start as u64).saturating_mul(row_bytes as u64);
+                self.weights.read_into(name, offset_bytes, part).map_err(ErrorKind::Weights)?;
+            }
+            Ok(())
+        };
+        let tensor = Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(placed)?;
+        self.converted(engine, tensor).map_err(placed)
+    }
+
+    /// The parameter where it is in memory, changed or held.
+    pub(crate) fn in_memory(&self, id: ParameterId) -> Option<Tensor> {
+        let slots = self.lock();
+        slots[id.0].changed.as_ref().or(slots[id.0].resident.as_ref()).cloned()
     }
 
     fn load(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {

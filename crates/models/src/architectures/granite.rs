@@ -5,7 +5,7 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    Classes, Defaults, Feed, LayerPlan, causal_lm, plain_attention, plain_causal, plain_mlp, pre_norm_layer,
+    Classes, Defaults, Factor, Feed, LayerPlan, causal_lm, decoder_layer, plain_attention, plain_causal, plain_mlp,
 };
 
 const CLASSES: Classes = classes!("Granite");
@@ -18,7 +18,7 @@ pub(super) const ARCHITECTURE: Architecture =
 fn build(config: &Config<'_>) -> Result<Built> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
-    plan.embedding.factor = Some(config.number_or("embedding_multiplier", 1.0)? as f32);
+    plan.embedding.factor = Factor::Exact(config.number_or("embedding_multiplier", 1.0)? as f32);
     plan.logits_factor = Some((1.0 / config.number_or("logits_scaling", 1.0)?) as f32);
     let mut attention = plain_attention(config, "GraniteAttention")?;
     attention.qkv_bias = Bias::from_flag(config.flag_or("attention_bias", Flag::Off)?);
@@ -27,10 +27,11 @@ fn build(config: &Config<'_>) -> Result<Built> {
     let mut mlp = plain_mlp(config, "GraniteMLP")?;
     mlp.bias = Bias::from_flag(config.flag_or("mlp_bias", Flag::Off)?);
     let residual_factor = Some(config.number_or("residual_multiplier", 1.0)? as f32);
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
-        let layer = LayerPlan { attention: attention.clone(), feed: Feed::Gated(mlp.clone()), residual_factor };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
+        let layer = LayerPlan { residual_factor, ..layer };
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

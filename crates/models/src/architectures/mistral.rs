@@ -5,7 +5,7 @@ use crate::build::Builder;
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    Classes, Defaults, Feed, LayerPlan, causal_lm, plain_attention, plain_causal, plain_mlp, pre_norm_layer,
+    Classes, Defaults, Feed, LayerPlan, causal_lm, decoder_layer, plain_attention, plain_causal, plain_mlp,
 };
 
 const CLASSES: Classes = classes!("Mistral");
@@ -21,10 +21,10 @@ fn build(config: &Config<'_>) -> Result<Built> {
     let mut attention = plain_attention(config, "MistralAttention")?;
     attention.window = config.size_of("sliding_window")?;
     let mlp = plain_mlp(config, "MistralMLP")?;
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
-        let layer = LayerPlan { attention: attention.clone(), feed: Feed::Gated(mlp.clone()), residual_factor: None };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

@@ -1,9 +1,18 @@
 //! Architectures: one file each, and the registry.
 
+mod cohere;
+mod cohere2;
 mod ernie4_5;
+mod exaone4;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
 mod granite;
 mod llama;
 mod mistral;
+mod olmo;
+mod olmo2;
+mod olmo3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
@@ -31,10 +40,19 @@ pub type Built = Builder;
 
 /// All architectures, by name.
 pub const ARCHITECTURES: &[Architecture] = &[
+    cohere::ARCHITECTURE,
+    cohere2::ARCHITECTURE,
     ernie4_5::ARCHITECTURE,
+    exaone4::ARCHITECTURE,
+    gemma::ARCHITECTURE,
+    gemma2::ARCHITECTURE,
+    gemma3_text::ARCHITECTURE,
     granite::ARCHITECTURE,
     llama::ARCHITECTURE,
     mistral::ARCHITECTURE,
+    olmo::ARCHITECTURE,
+    olmo2::ARCHITECTURE,
+    olmo3::ARCHITECTURE,
     qwen2::ARCHITECTURE,
     qwen2_moe::ARCHITECTURE,
     qwen3::ARCHITECTURE,

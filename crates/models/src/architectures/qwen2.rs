@@ -5,8 +5,8 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    AttentionPlan, Classes, Defaults, Feed, LayerPlan, causal_lm, plain_attention, plain_causal, plain_mlp,
-    pre_norm_layer, qwen_windows,
+    AttentionPlan, Classes, Defaults, Feed, LayerPlan, causal_lm, decoder_layer, plain_attention, plain_causal,
+    plain_mlp, qwen_windows,
 };
 
 const CLASSES: Classes = classes!("Qwen2");
@@ -23,11 +23,11 @@ fn build(config: &Config<'_>) -> Result<Built> {
     attention.qkv_bias = Bias::Given;
     let mlp = plain_mlp(config, "Qwen2MLP")?;
     let windows = qwen_windows(config, plan.n_layers)?;
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, idx, name| {
         let attention = AttentionPlan { window: windows[idx], ..attention.clone() };
-        let layer = LayerPlan { attention, feed: Feed::Gated(mlp.clone()), residual_factor: None };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention, Feed::Gated(mlp.clone()));
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

@@ -6,7 +6,7 @@ use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
     AttentionPlan, Classes, Defaults, ExpertNames, Feed, LayerPlan, MlpPlan, ModuleOrder, MoePlan, causal_lm,
-    plain_attention, plain_causal, plain_mlp, pre_norm_layer, qwen_windows,
+    decoder_layer, plain_attention, plain_causal, plain_mlp, qwen_windows,
 };
 use tensor::{Normalize, Scores};
 
@@ -47,13 +47,13 @@ fn build(config: &Config<'_>) -> Result<Built> {
     moe.check()?;
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.sizes("mlp_only_layers")?;
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, idx, name| {
         let is_sparse = !dense.contains(&idx) && (idx + 1) % step == 0;
         let feed = if is_sparse { Feed::Experts(moe.clone()) } else { Feed::Gated(mlp.clone()) };
         let attention = AttentionPlan { window: windows[idx], ..attention.clone() };
-        let layer = LayerPlan { attention, feed, residual_factor: None };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention, feed);
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

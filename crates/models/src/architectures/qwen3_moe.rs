@@ -6,7 +6,7 @@ use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
     AttentionPlan, Classes, Defaults, ExpertNames, Feed, HeadNorms, LayerPlan, ModuleOrder, MoePlan, causal_lm,
-    plain_attention, plain_causal, plain_mlp, pre_norm_layer, qwen_windows,
+    decoder_layer, plain_attention, plain_causal, plain_mlp, qwen_windows,
 };
 use tensor::{Normalize, Scores};
 
@@ -23,7 +23,7 @@ fn build(config: &Config<'_>) -> Result<Built> {
     let mut attention = plain_attention(config, "Qwen3MoeAttention")?;
     attention.qkv_bias = Bias::from_flag(config.flag_or("attention_bias", Flag::Off)?);
     attention.o_bias = attention.qkv_bias;
-    attention.norms = HeadNorms::PerHead { class: CLASSES.norm, eps: plan.norm_eps };
+    attention.norms = HeadNorms::PerHead(plan.norm);
     let windows = qwen_windows(config, plan.n_layers)?;
     let mlp = plain_mlp(config, "Qwen3MoeMLP")?;
     let moe = MoePlan {
@@ -52,13 +52,13 @@ fn build(config: &Config<'_>) -> Result<Built> {
     moe.check()?;
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.sizes("mlp_only_layers")?;
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, idx, name| {
         let is_sparse = !dense.contains(&idx) && (idx + 1) % step == 0;
         let feed = if is_sparse { Feed::Experts(moe.clone()) } else { Feed::Gated(mlp.clone()) };
         let attention = AttentionPlan { window: windows[idx], ..attention.clone() };
-        let layer = LayerPlan { attention, feed, residual_factor: None };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention, feed);
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

@@ -5,8 +5,8 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    AttentionPlan, Classes, Defaults, Feed, LayerPlan, causal_lm, plain_attention, plain_causal, plain_mlp,
-    pre_norm_layer, qwen_windows,
+    AttentionPlan, Classes, Defaults, Feed, LayerPlan, causal_lm, decoder_layer, plain_attention, plain_causal,
+    plain_mlp, qwen_windows,
 };
 
 const CLASSES: Classes = classes!("SmolLM3");
@@ -27,14 +27,14 @@ fn build(config: &Config<'_>) -> Result<Built> {
     let windows = qwen_windows(config, plan.n_layers)?;
     let interval = config.size_or("no_rope_layer_interval", 4)?;
     let listed = config.sizes("no_rope_layers")?;
-    let eps = plan.norm_eps;
+    let norm = plan.norm;
     causal_lm(&mut b, plan, |b, idx, name| {
         // A listed 1 keeps positions, 0 drops them; without a list every `interval`-th layer drops them.
         let has_positions = listed.get(idx).map_or((idx + 1) % interval != 0, |&keeps| keeps != 0);
         let rope = attention.rope.filter(|_| has_positions);
         let attention = AttentionPlan { window: windows[idx], rope, ..attention.clone() };
-        let layer = LayerPlan { attention, feed: Feed::Gated(mlp.clone()), residual_factor: None };
-        pre_norm_layer(b, name, CLASSES, eps, &layer)
+        let layer = LayerPlan::pre_norm(norm, attention, Feed::Gated(mlp.clone()));
+        decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)
 }

@@ -3,6 +3,7 @@
 use graph::{ModuleId, Value};
 use tensor::{Attention as Rule, Mask, Op, Pairing, Presence};
 
+use super::{NormPlan, norm};
 use crate::build::{Bias, Builder};
 use crate::context::{Cx, Layer};
 use crate::error::{ErrorKind, Result};
@@ -26,6 +27,8 @@ pub(crate) struct AttentionPlan {
     pub(crate) norms: HeadNorms,
     /// Factor on the scores.
     pub(crate) scale: f32,
+    /// `c * tanh(score / c)` in place of a score.
+    pub(crate) softcap: Option<f32>,
     /// Keys that a query sees at most.
     pub(crate) window: Option<usize>,
     /// Which channels turn together; none for a layer without positions.
@@ -37,8 +40,10 @@ pub(crate) struct AttentionPlan {
 pub(crate) enum HeadNorms {
     /// None.
     Absent,
-    /// One root-mean-square norm over D for query and one for key.
-    PerHead { class: &'static str, eps: f64 },
+    /// One over D for query and one for key.
+    PerHead(NormPlan),
+    /// One over all heads of the query and one over those of the key, before heads are split.
+    WholeWidth(NormPlan),
 }
 
 /// x (B, T, C), cos, sin, then a key mask or not -> (B, T, C).
@@ -66,8 +71,9 @@ pub(crate) fn attention(
         let o = b.linear("o_proj", [width, heads * head_dim], plan.o_bias)?;
         let norms = match plan.norms {
             HeadNorms::Absent => None,
-            HeadNorms::PerHead { class, eps } => {
-                Some([b.rms_norm("q_norm", class, head_dim, eps)?, b.rms_norm("k_norm", class, head_dim, eps)?])
+            HeadNorms::PerHead(plan) => Some([norm(b, "q_norm", plan, head_dim)?, norm(b, "k_norm", plan, head_dim)?]),
+            HeadNorms::WholeWidth(plan) => {
+                Some([norm(b, "q_norm", plan, heads * head_dim)?, norm(b, "k_norm", plan, kv_heads * head_dim)?])
             }
         };
         b.link(v, &[o], ChannelMap::RepeatedHeads { head_dim, repeat: heads / kv_heads });
@@ -82,16 +88,23 @@ pub(crate) fn attention(
 impl Attention {
     fn rule(&self, key_mask: Presence) -> Rule {
         let mask = self.plan.window.map_or(Mask::Causal, Mask::Window);
-        Rule { scale: self.plan.scale, mask, softcap: None, sinks: Presence::Absent, key_mask }
+        Rule { scale: self.plan.scale, mask, softcap: self.plan.softcap, sinks: Presence::Absent, key_mask }
     }
 
     /// Heads of a projection, normalized where they are.
     fn heads(&self, cx: &mut Cx<'_>, proj: ModuleId, norm: Option<ModuleId>, x: &Value) -> Result<Value> {
-        let y = cx.call(proj, [x.clone()])?;
-        let y = cx.apply(Op::SplitHeads { head_dim: self.plan.head_dim }, [y])?;
-        match norm {
-            Some(norm) => cx.call(norm, [y]),
-            None => Ok(y),
+        let mut y = cx.call(proj, [x.clone()])?;
+        let split = Op::SplitHeads { head_dim: self.plan.head_dim };
+        match (norm, self.plan.norms) {
+            (Some(norm), HeadNorms::WholeWidth(_)) => {
+                y = cx.call(norm, [y])?;
+                cx.apply(split, [y])
+            }
+            (Some(norm), _) => {
+                y = cx.apply(split, [y])?;
+                cx.call(norm, [y])
+            }
+            (None, _) => cx.apply(split, [y]),
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The decoder layer with a norm before each branch, and the causal language model around it.
+//! The decoder layer in its forms, and the causal language model around it.
 
 use graph::{ModuleId, Value};
 use tensor::Op;
 
 use super::{
-    AttentionPlan, EmbeddingPlan, MlpPlan, MoePlan, Rotary, attention, embedding, exactly, gated_mlp, sparse_moe,
+    AttentionPlan, EmbeddingPlan, MlpPlan, MoePlan, NormPlan, Rotary, attention, embedding, exactly, gated_mlp, norm,
+    sparse_moe,
 };
 use crate::build::{Bias, Builder};
-use crate::context::{Cx, Layer};
+use crate::context::{Causal, Cx, Layer};
 use crate::error::{ErrorKind, Result};
 use crate::links::ChannelMap;
 use crate::rope::Frequencies;
@@ -26,8 +27,56 @@ pub(crate) struct Classes {
 pub(crate) struct LayerPlan {
     pub(crate) attention: AttentionPlan,
     pub(crate) feed: Feed,
+    pub(crate) norm: NormPlan,
+    /// Which norms there are, in the order in which they are listed.
+    pub(crate) norms: &'static [(Slot, &'static str)],
+    pub(crate) shape: Branches,
     /// Factor on what a branch adds.
     pub(crate) residual_factor: Option<f32>,
+}
+
+/// Where a norm stands in a decoder layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    BeforeAttention,
+    AfterAttention,
+    BeforeFeed,
+    AfterFeed,
+}
+
+/// How the two branches of a decoder layer follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Branches {
+    /// The second takes what the first gave.
+    InTurn,
+    /// Both take the first norm's result.
+    Parallel,
+}
+
+/// A norm before each branch (Llama).
+pub(crate) const PRE_NORMS: &[(Slot, &str)] =
+    &[(Slot::BeforeAttention, "input_layernorm"), (Slot::BeforeFeed, "post_attention_layernorm")];
+
+/// A norm after each branch (OLMo 2).
+pub(crate) const POST_NORMS: &[(Slot, &str)] =
+    &[(Slot::AfterAttention, "post_attention_layernorm"), (Slot::AfterFeed, "post_feedforward_layernorm")];
+
+/// A norm before and after each branch (Gemma 2).
+pub(crate) const SANDWICH_NORMS: &[(Slot, &str)] = &[
+    (Slot::BeforeAttention, "input_layernorm"),
+    (Slot::AfterAttention, "post_attention_layernorm"),
+    (Slot::BeforeFeed, "pre_feedforward_layernorm"),
+    (Slot::AfterFeed, "post_feedforward_layernorm"),
+];
+
+/// One norm for both branches (Cohere).
+pub(crate) const ONE_NORM: &[(Slot, &str)] = &[(Slot::BeforeAttention, "input_layernorm")];
+
+impl LayerPlan {
+    /// Branches in turn with a norm before each.
+    pub(crate) fn pre_norm(norm: NormPlan, attention: AttentionPlan, feed: Feed) -> Self {
+        Self { attention, feed, norm, norms: PRE_NORMS, shape: Branches::InTurn, residual_factor: None }
+    }
 }
 
 /// The second branch of a decoder layer.
@@ -41,12 +90,16 @@ pub(crate) struct CausalPlan {
     pub(crate) classes: Classes,
     pub(crate) embedding: EmbeddingPlan,
     pub(crate) n_layers: usize,
-    pub(crate) norm_eps: f64,
-    pub(crate) frequencies: Frequencies,
+    pub(crate) norm: NormPlan,
+    pub(crate) frequencies: Vec<Frequencies>,
+    /// Which of the frequencies each layer takes; the first where there is no entry.
+    pub(crate) table_of_layer: Vec<usize>,
     /// Whether the head shares the embedding's table.
     pub(crate) head: Head,
     /// Factor on the logits.
     pub(crate) logits_factor: Option<f32>,
+    /// `c * tanh(logit / c)` in place of a logit.
+    pub(crate) logits_cap: Option<f32>,
 }
 
 /// Where the head's weight comes from.
@@ -57,11 +110,12 @@ pub(crate) enum Head {
 }
 
 /// x (B, T, C), cos, sin, then a key mask or not -> (B, T, C).
-struct PreNormLayer {
-    input_norm: ModuleId,
+struct DecoderLayer {
     attention: ModuleId,
-    post_norm: ModuleId,
     feed: ModuleId,
+    /// In order of [`Slot`].
+    norms: [Option<ModuleId>; 4],
+    shape: Branches,
     residual_factor: Option<f32>,
 }
 
@@ -71,6 +125,7 @@ struct Decoder {
     layers: Vec<ModuleId>,
     norm: ModuleId,
     rotary: ModuleId,
+    table_of_layer: Vec<usize>,
 }
 
 /// ids (B, T), then a mask (B, T) or not -> logits (B, T, V).
@@ -78,18 +133,12 @@ struct CausalLm {
     model: ModuleId,
     head: ModuleId,
     logits_factor: Option<f32>,
+    logits_cap: Option<f32>,
 }
 
-/// `x + attention(norm(x))`, then `x + feed(norm(x))`.
-pub(crate) fn pre_norm_layer(
-    b: &mut Builder,
-    name: &str,
-    classes: Classes,
-    eps: f64,
-    plan: &LayerPlan,
-) -> Result<ModuleId> {
-    let width = plan.attention.width;
-    b.module(name, classes.layer, |b| {
+/// `x + attention(x)`, then `x + feed(x)`, with norms where the plan has them.
+pub(crate) fn decoder_layer(b: &mut Builder, name: &str, class: &'static str, plan: &LayerPlan) -> Result<ModuleId> {
+    b.module(name, class, |b| {
         let (attention, attention_takes, attention_gives) = attention(b, "self_attn", &plan.attention)?;
         let (feed, feed_takes, feed_gives) = match &plan.feed {
             Feed::Gated(mlp) => {
@@ -98,47 +147,56 @@ pub(crate) fn pre_norm_layer(
             }
             Feed::Experts(moe) => sparse_moe(b, "mlp", moe)?,
         };
-        let input_norm = b.rms_norm("input_layernorm", classes.norm, width, eps)?;
-        let post_norm = b.rms_norm("post_attention_layernorm", classes.norm, width, eps)?;
-        b.link(input_norm, &attention_takes, ChannelMap::Same);
-        b.link(post_norm, &feed_takes, ChannelMap::Same);
-        b.links().residual_readers.extend([input_norm, post_norm]);
-        b.links().residual_writers.push(attention_gives);
-        b.links().residual_writers.extend(feed_gives);
-        Ok(PreNormLayer { input_norm, attention, post_norm, feed, residual_factor: plan.residual_factor })
+        let mut norms = [None; 4];
+        for &(slot, name) in plan.norms {
+            norms[slot as usize] = Some(norm(b, name, plan.norm, plan.attention.width)?);
+        }
+        let layer = DecoderLayer { attention, feed, norms, shape: plan.shape, residual_factor: plan.residual_factor };
+        layer.publish(b, plan, [attention_takes, feed_takes], [vec![attention_gives], feed_gives]);
+        Ok(layer)
     })
 }
 
-/// Embedding, decoder layers, norm and head; `layer` builds each decoder layer under its number.
-pub(crate) fn causal_lm(
-    b: &mut Builder,
-    plan: CausalPlan,
-    layer: impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
-) -> Result<()> {
-    let CausalPlan { classes, embedding: table, n_layers, norm_eps, frequencies, head, logits_factor } = plan;
-    b.root(|b| {
-        let mut parts = None;
-        let model = b.module("model", classes.model, |b| {
-            let (embedding, weight) = embedding(b, "embed_tokens", &table)?;
-            b.links().residual_writers.push(embedding);
-            let (_, layers) = b.list("layers", n_layers, layer)?;
-            let norm = b.rms_norm("norm", classes.norm, table.width, norm_eps)?;
-            let rotary = b.module("rotary_emb", classes.rotary, |_| Ok(Rotary(frequencies)))?;
-            b.links().residual_readers.push(norm);
-            parts = Some((weight, norm));
-            Ok(Decoder { embedding, layers, norm, rotary })
-        })?;
-        let (weight, norm) = parts.expect("the closure ran, else there were an error");
-        let head = match head {
-            Head::Own => b.linear("lm_head", [table.vocab_size, table.width], Bias::Absent)?,
-            Head::Tied => b.tied_linear("lm_head", weight)?,
+impl DecoderLayer {
+    fn norm(&self, slot: Slot) -> Option<ModuleId> {
+        self.norms[slot as usize]
+    }
+
+    /// Says which norm feeds whom, and who reads and writes the residual stream.
+    fn publish(&self, b: &mut Builder, plan: &LayerPlan, takes: [Vec<ModuleId>; 2], gives: [Vec<ModuleId>; 2]) {
+        let mut read = |norm: Option<ModuleId>, takes: &[ModuleId]| match norm {
+            Some(norm) => {
+                if plan.norm.is_scalable() {
+                    b.link(norm, takes, ChannelMap::Same);
+                }
+                b.links().residual_readers.push(norm);
+            }
+            None => b.links().residual_readers.extend(takes),
         };
-        b.link(norm, &[head], ChannelMap::Same);
-        Ok(CausalLm { model, head, logits_factor })
-    })
-}
+        let [attention_takes, feed_takes] = takes;
+        match self.shape {
+            Branches::Parallel => read(self.norm(Slot::BeforeAttention), &[attention_takes, feed_takes].concat()),
+            Branches::InTurn => {
+                read(self.norm(Slot::BeforeAttention), &attention_takes);
+                read(self.norm(Slot::BeforeFeed), &feed_takes);
+            }
+        }
+        for (slot, gives) in [Slot::AfterAttention, Slot::AfterFeed].into_iter().zip(gives) {
+            match self.norm(slot) {
+                Some(norm) => b.links().residual_writers.push(norm),
+                None => b.links().residual_writers.extend(gives),
+            }
+        }
+    }
 
-impl PreNormLayer {
+    /// A value through the norm of a slot, where there is one.
+    fn normed(&self, cx: &mut Cx<'_>, slot: Slot, x: Value) -> Result<Value> {
+        match self.norm(slot) {
+            Some(norm) => cx.call(norm, [x]),
+            None => Ok(x),
+        }
+    }
+
     fn add(&self, cx: &mut Cx<'_>, x: Value, mut branch: Value) -> Result<Value> {
         if let Some(factor) = self.residual_factor {
             branch = cx.apply(Op::Scale { factor }, [branch])?;
@@ -147,16 +205,54 @@ impl PreNormLayer {
     }
 }
 
-impl Layer for PreNormLayer {
+/// Embedding, decoder layers, norm and head; `layer` builds each decoder layer under its number.
+pub(crate) fn causal_lm(
+    b: &mut Builder,
+    plan: CausalPlan,
+    layer: impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
+) -> Result<()> {
+    let CausalPlan { classes, embedding: table, n_layers, norm: norm_plan, head, logits_factor, logits_cap, .. } = plan;
+    let (frequencies, table_of_layer) = (plan.frequencies, plan.table_of_layer);
+    b.root(|b| {
+        let mut parts = None;
+        let model = b.module("model", classes.model, |b| {
+            let (embedding, weight) = embedding(b, "embed_tokens", &table)?;
+            b.links().residual_writers.push(embedding);
+            let (_, layers) = b.list("layers", n_layers, layer)?;
+            let norm = norm(b, "norm", norm_plan, table.width)?;
+            let rotary = b.module("rotary_emb", classes.rotary, |_| Ok(Rotary(frequencies)))?;
+            b.links().residual_readers.push(norm);
+            parts = Some((weight, norm));
+            Ok(Decoder { embedding, layers, norm, rotary, table_of_layer })
+        })?;
+        let (weight, norm) = parts.expect("the closure ran, else there were an error");
+        let head = match head {
+            Head::Own => b.linear("lm_head", [table.vocab_size, table.width], Bias::Absent)?,
+            Head::Tied => b.tied_linear("lm_head", weight)?,
+        };
+        if norm_plan.is_scalable() {
+            b.link(norm, &[head], ChannelMap::Same);
+        }
+        Ok(CausalLm { model, head, logits_factor, logits_cap })
+    })
+}
+
+impl Layer for DecoderLayer {
     fn forward(&self, cx: &mut Cx<'_>, mut inputs: Vec<Value>) -> Result<Vec<Value>> {
         let Some(x) = inputs.first().cloned() else {
             return Err(ErrorKind::Arity { found: 0, expected: "x, cos, sin and perhaps a key mask" }.into());
         };
-        inputs[0] = cx.call(self.input_norm, [x.clone()])?;
+        let first = self.normed(cx, Slot::BeforeAttention, x.clone())?;
+        inputs[0] = first.clone();
         let [branch] = exactly(cx.call_all(self.attention, inputs)?, "one result")?;
+        let branch = self.normed(cx, Slot::AfterAttention, branch)?;
         let x = self.add(cx, x, branch)?;
-        let h = cx.call(self.post_norm, [x.clone()])?;
-        let branch = cx.call(self.feed, [h])?;
+        let second = match self.shape {
+            Branches::Parallel => first,
+            Branches::InTurn => self.normed(cx, Slot::BeforeFeed, x.clone())?,
+        };
+        let branch = cx.call(self.feed, [second])?;
+        let branch = self.normed(cx, Slot::AfterFeed, branch)?;
         Ok(vec![self.add(cx, x, branch)?])
     }
 }
@@ -169,25 +265,36 @@ impl Layer for Decoder {
             _ => return Err(ErrorKind::Arity { found: inputs.len(), expected: "ids and perhaps a mask" }.into()),
         };
         let mut x = cx.call(self.embedding, [ids])?;
-        let mut positions = cx.call_all(self.rotary, vec![x.clone()])?;
-        if let Some(mask) = mask {
-            positions.push(cx.apply(Op::KeyMask, [mask])?);
-        }
-        for &layer in &self.layers {
-            let inputs = std::iter::once(x).chain(positions.iter().cloned()).collect();
+        let tables = cx.call_all(self.rotary, vec![x.clone()])?;
+        let key_mask = mask.map(|mask| cx.apply(Op::KeyMask, [mask])).transpose()?;
+        for (idx, &layer) in self.layers.iter().enumerate() {
+            let table = self.table_of_layer.get(idx).copied().unwrap_or(0);
+            let positions = tables.iter().skip(2 * table).take(2).chain(&key_mask).cloned();
+            let inputs = std::iter::once(x).chain(positions).collect();
             [x] = exactly(cx.call_all(layer, inputs)?, "one result")?;
         }
         cx.call_all(self.norm, vec![x])
     }
 }
 
+impl CausalLm {
+    fn after_head(&self) -> impl Iterator<Item = Op> {
+        let factor = self.logits_factor.map(|factor| Op::Scale { factor });
+        factor.into_iter().chain(self.logits_cap.map(|cap| Op::Softcap { cap }))
+    }
+}
+
 impl Layer for CausalLm {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let hidden = cx.call_all(self.model, inputs)?;
-        let logits = cx.call_all(self.head, hidden)?;
-        match self.logits_factor {
-            Some(factor) => cx.apply_all(Op::Scale { factor }, logits),
-            None => Ok(logits),
+        let mut logits = cx.call_all(self.head, hidden)?;
+        for op in self.after_head() {
+            logits = cx.apply_all(op, logits)?;
         }
+        Ok(logits)
+    }
+
+    fn as_causal(&self) -> Option<Causal> {
+        Some(Causal { body: self.model, head: self.head, after_head: self.after_head().collect() })
     }
 }

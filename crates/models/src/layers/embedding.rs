@@ -18,13 +18,24 @@ pub(crate) struct EmbeddingPlan {
     /// C.
     pub(crate) width: usize,
     /// Factor on its rows.
-    pub(crate) factor: Option<f32>,
+    pub(crate) factor: Factor,
+}
+
+/// A factor on the rows of an embedding.
+#[derive(Clone, Copy)]
+pub(crate) enum Factor {
+    /// None.
+    One,
+    /// As it is.
+    Exact(f32),
+    /// Rounded to the type that the model computes in.
+    InType(f32),
 }
 
 /// ids (B, T) -> (B, T, C).
 struct Embedding {
     weight: ParameterId,
-    factor: Option<f32>,
+    factor: Factor,
 }
 
 /// An embedding under `name`, and its table.
@@ -41,11 +52,11 @@ pub(crate) fn embedding(b: &mut Builder, name: &str, plan: &EmbeddingPlan) -> Re
 impl Layer for Embedding {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [ids] = exactly(inputs, "ids")?;
-        let table = cx.parameter(self.weight)?;
-        let x = cx.apply(Op::Embedding, [ids, table])?;
+        let x = cx.embed(self.weight, ids)?;
         match self.factor {
-            Some(factor) => cx.apply_all(Op::Scale { factor }, vec![x]),
-            None => Ok(vec![x]),
+            Factor::One => Ok(vec![x]),
+            Factor::Exact(factor) => cx.apply_all(Op::Scale { factor }, vec![x]),
+            Factor::InType(factor) => cx.apply_all(Op::ScaleInType { factor }, vec![x]),
         }
     }
 }

@@ -3,7 +3,7 @@
 use tensor::Pairing;
 
 use super::decoder::{CausalPlan, Classes, Head};
-use super::{AttentionPlan, EmbeddingPlan, HeadNorms, MlpPlan};
+use super::{AttentionPlan, EmbeddingPlan, Factor, HeadNorms, MlpPlan, NormKind, NormPlan};
 use crate::build::Bias;
 use crate::config::{Config, Flag};
 use crate::error::{Error, Result};
@@ -27,15 +27,16 @@ pub(crate) fn plain_attention(config: &Config<'_>, class: &'static str) -> Resul
         qkv_bias: Bias::Absent,
         o_bias: Bias::Absent,
         norms: HeadNorms::Absent,
-        scale: inverse_root(head_dim),
+        scale: inverse_root(head_dim as f64),
+        softcap: None,
         window: None,
         rope: Some(Pairing::Half),
     })
 }
 
-/// `1 / sqrt(head_dim)`, rounded once.
-fn inverse_root(head_dim: usize) -> f32 {
-    (1.0 / (head_dim as f64).sqrt()) as f32
+/// `1 / sqrt(x)`, rounded once.
+pub(crate) fn inverse_root(x: f64) -> f32 {
+    (1.0 / x.sqrt()) as f32
 }
 
 /// A gated feed-forward block without biases.
@@ -58,13 +59,19 @@ pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defa
             class: "Embedding",
             vocab_size: config.size("vocab_size")?,
             width: config.size("hidden_size")?,
-            factor: None,
+            factor: Factor::One,
         },
         n_layers: config.size("num_hidden_layers")?,
-        norm_eps: config.number_or("rms_norm_eps", defaults.norm_eps)?,
-        frequencies: Frequencies::from_config(config, config.head_dim()?, defaults.rope_theta)?,
+        norm: NormPlan {
+            class: classes.norm,
+            eps: config.number_or("rms_norm_eps", defaults.norm_eps)?,
+            kind: NormKind::Rms,
+        },
+        frequencies: vec![Frequencies::from_config(config, config.head_dim()?, defaults.rope_theta)?],
+        table_of_layer: Vec::new(),
         head: if is_tied { Head::Tied } else { Head::Own },
         logits_factor: None,
+        logits_cap: None,
     })
 }
 
@@ -90,7 +97,7 @@ pub(crate) fn qwen_windows(config: &Config<'_>, n_layers: usize) -> Result<Vec<O
 }
 
 /// Windows by `layer_types`.
-fn windows_of(types: &[&str], window: Option<usize>, n_layers: usize) -> Result<Vec<Option<usize>>> {
+pub(crate) fn windows_of(types: &[&str], window: Option<usize>, n_layers: usize) -> Result<Vec<Option<usize>>> {
     if types.len() < n_layers {
         let error = Error::config(format_args!("{} entries", types.len()), format!("{n_layers}, one a layer"));
         return Err(error.at("config.json: layer_types"));
@@ -104,4 +111,20 @@ fn windows_of(types: &[&str], window: Option<usize>, n_layers: usize) -> Result<
         found => Err(Error::config(found, "full_attention or sliding_attention").at("config.json: layer_types")),
     };
     types.iter().take(n_layers).map(window_of).collect()
+}
+
+/// The kinds of the layers: `layer_types`, else every `period`-th is full and the others slide.
+pub(crate) fn layer_types<'a>(config: &Config<'a>, n_layers: usize, period: usize) -> Result<Vec<&'a str>> {
+    let kind =
+        |idx: usize| if (idx + 1).is_multiple_of(period.max(1)) { "full_attention" } else { "sliding_attention" };
+    Ok(config.texts("layer_types")?.unwrap_or_else(|| (0..n_layers).map(kind).collect()))
+}
+
+/// Refuses a switch that nobody computes.
+pub(crate) fn refuse(config: &Config<'_>, key: &str) -> Result<()> {
+    match config.get(key) {
+        None => Ok(()),
+        Some(value) if value.as_bool() == Some(false) => Ok(()),
+        Some(value) => Err(Error::config(value, "nothing or false").at(format_args!("config.json: {key}"))),
+    }
 }

@@ -11,13 +11,17 @@ mod norm;
 mod rotary;
 
 pub(crate) use attention::{AttentionPlan, HeadNorms, attention};
-pub(crate) use decoder::{Classes, Feed, LayerPlan, causal_lm, pre_norm_layer};
-pub(crate) use embedding::{EmbeddingPlan, embedding};
+pub(crate) use decoder::{
+    Branches, Classes, Feed, LayerPlan, ONE_NORM, POST_NORMS, SANDWICH_NORMS, causal_lm, decoder_layer,
+};
+pub(crate) use embedding::{EmbeddingPlan, Factor, embedding};
 pub(crate) use experts::{ExpertNames, ModuleOrder, MoePlan, sparse_moe};
-pub(crate) use family::{Defaults, plain_attention, plain_causal, plain_mlp, qwen_windows};
+pub(crate) use family::{
+    Defaults, inverse_root, layer_types, plain_attention, plain_causal, plain_mlp, qwen_windows, refuse, windows_of,
+};
 pub use linear::Linear;
 pub(crate) use mlp::{MlpPlan, gated_mlp};
-pub(crate) use norm::RmsNorm;
+pub(crate) use norm::{NormKind, NormPlan, norm};
 pub(crate) use rotary::Rotary;
 
 use graph::Value;

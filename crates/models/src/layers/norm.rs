@@ -1,28 +1,75 @@
 //! Norms.
 
-use graph::{Timing, Value};
+use graph::{ModuleId, Timing, Value};
 use tensor::{Op, Rounded};
 
 use super::exactly;
+use crate::build::Builder;
 use crate::context::{Cx, Layer};
 use crate::error::Result;
 use crate::store::ParameterId;
 
-/// Root-mean-square normalization of the last dimension: x (..., C) -> (..., C).
-#[derive(Debug)]
-pub(crate) struct RmsNorm {
-    pub(crate) weight: ParameterId,
-    pub(crate) eps: f32,
-    pub(crate) weight_offset: f32,
-    pub(crate) rounded: Rounded,
+/// A norm of a family.
+#[derive(Clone, Copy)]
+pub(crate) struct NormPlan {
+    pub(crate) class: &'static str,
+    pub(crate) eps: f64,
+    pub(crate) kind: NormKind,
 }
 
-impl Layer for RmsNorm {
+/// What a norm computes and which parameters it has.
+#[derive(Clone, Copy)]
+pub(crate) enum NormKind {
+    /// Root mean square; `weight`, rounded before it is multiplied (Llama).
+    Rms,
+    /// Root mean square; `weight`, rounded after it is multiplied (OLMo 2).
+    RmsRoundedLate,
+    /// Root mean square; `1 + weight`, rounded after it is multiplied (Gemma).
+    RmsOffset,
+    /// Mean and variance; `weight` (Cohere).
+    LayerWeight,
+    /// Mean and variance; nothing (OLMo).
+    LayerPlain,
+}
+
+/// Normalization of the last dimension: x (..., C) -> (..., C).
+struct Norm {
+    weight: Option<ParameterId>,
+    op: Op,
+}
+
+/// A norm under `name` over `width` channels.
+pub(crate) fn norm(b: &mut Builder, name: &str, plan: NormPlan, width: usize) -> Result<ModuleId> {
+    let eps = plan.eps as f32;
+    let id = b.module(name, plan.class, |b| {
+        let rms = |weight_offset, rounded| Op::RmsNorm { eps, weight_offset, rounded };
+        let op = match plan.kind {
+            NormKind::Rms => rms(0.0, Rounded::BeforeWeight),
+            NormKind::RmsRoundedLate => rms(0.0, Rounded::AfterWeight),
+            NormKind::RmsOffset => rms(1.0, Rounded::AfterWeight),
+            NormKind::LayerWeight | NormKind::LayerPlain => Op::LayerNorm { eps },
+        };
+        let weight = (!matches!(plan.kind, NormKind::LayerPlain)).then(|| b.parameter("weight", &[width]));
+        Ok(Norm { weight, op })
+    })?;
+    if matches!(plan.kind, NormKind::RmsOffset) {
+        b.links().norm_offsets.push((id, 1.0));
+    }
+    Ok(id)
+}
+
+impl NormPlan {
+    /// Whether it has a weight that can take a scale.
+    pub(crate) fn is_scalable(self) -> bool {
+        !matches!(self.kind, NormKind::LayerPlain)
+    }
+}
+
+impl Layer for Norm {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [x] = exactly(inputs, "x")?;
-        let weight = cx.parameter(self.weight)?;
-        let op = Op::RmsNorm { eps: self.eps, weight_offset: self.weight_offset, rounded: self.rounded };
-        cx.apply_all(op, vec![x, weight])
+        let weight = self.weight.map(|weight| cx.parameter(weight)).transpose()?;
+        cx.apply_all(self.op.clone(), std::iter::once(x).chain(weight).collect())
     }
 
     fn timing(&self) -> Timing {

@@ -215,7 +215,7 @@ fn what_cannot_be_built_is_refused_by_name() {
     let refused = |config: Value| Model::build(&config, weights(), ModelOptions::default()).err().unwrap().to_string();
     let unknown = refused(config("model_type", json!("abacus")));
     assert!(
-        unknown.starts_with("model_type `abacus` is not supported, known are ernie4_5, granite, llama"),
+        unknown.starts_with("model_type `abacus` is not supported, known are cohere, cohere2, ernie4_5"),
         "{unknown}"
     );
     let cases = [
@@ -266,4 +266,24 @@ fn a_printed_trace_reads_like_the_model() {
         )
     );
     assert!(printed.ends_with("return logits=%lm_head\n"), "{printed}");
+}
+
+#[test]
+fn likelihoods_in_tiles_are_those_of_the_logits() {
+    for model_type in ["llama", "granite", "qwen3"] {
+        let golden = open(model_type);
+        let logits = golden.logits(&golden.ids);
+        let found = golden.model.next_token_nll(golden.run(), &golden.ids, None).unwrap();
+        let ids = golden.ids.as_slice::<i64>().unwrap();
+        assert_eq!(found.len(), 2 * 12);
+        for (idx, found) in found.iter().enumerate() {
+            let at = idx / 12 * 13 + idx % 12;
+            let row: Vec<f64> = logits[at * 128..][..128].iter().map(|&x| f64::from(x)).collect();
+            let target = row[usize::try_from(ids[at + 1]).unwrap()];
+            let expected = row.iter().map(|x| x.exp()).sum::<f64>().ln() - target;
+            assert!((found - expected).abs() < 1e-5, "{model_type} {idx}: {found} {expected}");
+        }
+        let beyond = golden.model.nll(golden.run(), &golden.ids, &[128]).unwrap_err();
+        assert_eq!(beyond.place(), Some("lm_head"));
+    }
 }

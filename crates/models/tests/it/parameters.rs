@@ -11,12 +11,12 @@ fn nothing_is_kept_but_what_is_held() {
     let store = golden.model.store();
     golden.logits(&golden.ids);
     assert_eq!(store.resident_bytes(), 0);
-    let embedding = store.find("model.embed_tokens.weight").unwrap();
-    let (outer, inner) = (store.hold([embedding]), store.hold([embedding]));
+    let head = store.find("lm_head.weight").unwrap();
+    let (outer, inner) = (store.hold([head]), store.hold([head]));
     golden.logits(&golden.ids);
     assert_eq!(store.resident_bytes(), 128 * 32 * 4);
     drop(inner);
-    let [first, second] = [0, 1].map(|_| store.get(&golden.engine, embedding).unwrap());
+    let [first, second] = [0, 1].map(|_| store.get(&golden.engine, head).unwrap());
     assert!(first.is_same(&second));
     drop(outer);
     assert_eq!(store.resident_bytes(), 0);
@@ -61,4 +61,23 @@ fn a_pattern_that_matches_nothing_is_refused_with_what_is_near() {
     let ErrorKind::NoMatch { pattern, nearest } = error.kind() else { panic!("{error}") };
     assert_eq!(pattern, "model.layers.0.self_attn.q_prj");
     assert!(nearest.iter().any(|name| name == "model.layers.0.self_attn.q_proj"), "{nearest:?}");
+}
+
+#[test]
+fn an_embedding_is_read_by_row_and_gives_the_bits_of_the_whole_table() {
+    let golden = open("llama");
+    let store = golden.model.store();
+    let table = store.find("model.embed_tokens.weight").unwrap();
+    let held = store.hold([table]);
+    let by_row = golden.logits(&golden.ids);
+    assert_eq!(store.resident_bytes(), 0);
+    let whole = store.get(&golden.engine, table).unwrap();
+    assert_eq!(golden.logits(&golden.ids), by_row);
+    let rows = store.rows(&golden.engine, table, 5, 3).unwrap().to_f32().unwrap().into_owned();
+    drop(held);
+    assert_eq!(store.resident_bytes(), 0);
+    let from_disk = store.rows(&golden.engine, table, 5, 3).unwrap();
+    assert_eq!(from_disk.to_f32().unwrap().as_ref(), rows);
+    assert_eq!(whole.slice(0, 5, 3).unwrap().to_f32().unwrap().as_ref(), rows);
+    assert_eq!(store.rows(&golden.engine, table, 127, 2).unwrap_err().place(), Some("model.embed_tokens.weight"));
 }

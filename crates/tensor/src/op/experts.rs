@@ -1,6 +1,7 @@
 //! Routing rows to experts, computing them, and putting them together again.
 
 use kernels::Element;
+use rayon::prelude::*;
 
 use super::{Normalize, Route, Scores, linear, with_float};
 use crate::error::{ErrorKind, Result};
@@ -163,22 +164,21 @@ fn combine_typed<T: Scalar + Element>(
     }
     let tokens = places.len().checked_div(per_token).unwrap_or(0);
     Tensor::build(&engine.budget, &[tokens, width], |out: &mut [T]| {
-        let mut order: Vec<(u32, f32)> = Vec::with_capacity(per_token);
-        for (token, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+        out.par_chunks_exact_mut(width.max(1)).enumerate().for_each(|(token, out)| {
             let choices = token * per_token..(token + 1) * per_token;
-            order.clear();
-            order.extend(places[choices.clone()].iter().copied().zip(weights[choices].iter().copied()));
+            let mut order: Vec<(u32, f32)> =
+                places[choices.clone()].iter().copied().zip(weights[choices].iter().copied()).collect();
             // Rows lie in order of expert, so rising places are rising experts.
             order.sort_unstable_by_key(|&(place, _)| place);
             out.fill(T::from_f32(0.0));
-            for &(place, weight) in &order {
+            for (place, weight) in order {
                 let row = &data[place as usize * width..][..width];
                 for (out, &x) in out.iter_mut().zip(row) {
                     let product = T::from_f32(Element::to_f32(x) * weight);
                     *out = T::from_f32(Element::to_f32(*out) + Element::to_f32(product));
                 }
             }
-        }
+        });
         Ok(())
     })
 }

@@ -110,7 +110,7 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             out[3] = v.shape[3].clone();
             one(Spec::new(q.dtype, out))
         }
-        Op::Activate(_) | Op::Scale { .. } | Op::Softmax => {
+        Op::Activate(_) | Op::Scale { .. } | Op::ScaleInType { .. } | Op::Softcap { .. } | Op::Softmax => {
             let [x] = exactly(inputs)?;
             float("x", x)?;
             one(x.clone())

@@ -43,8 +43,11 @@ pub(super) fn embedding(engine: &Engine, ids: &Tensor, table: &Tensor) -> Result
     }))
 }
 
-/// Ids as unsigned numbers below `bound`.
-fn indices(ids: &Tensor, bound: usize) -> Result<Vec<u32>> {
+/// Ids of type I64, I32 or U32 as numbers below `bound`.
+///
+/// # Errors
+/// [`ErrorKind::Index`] for a number outside, [`ErrorKind::DType`] for another type.
+pub fn indices(ids: &Tensor, bound: usize) -> Result<Vec<u32>> {
     let wide: Vec<i64> = match ids.dtype() {
         DType::I64 => ids.as_slice::<i64>()?.to_vec(),
         DType::I32 => ids.as_slice::<i32>()?.iter().map(|&id| id.into()).collect(),

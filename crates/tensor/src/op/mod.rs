@@ -6,6 +6,8 @@ mod layout;
 mod linear;
 mod normalize;
 mod positions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use kernels::rms_norm::Rounded;
 use kernels::rope::Pairing;
 
 pub use experts::{expert_rows, grouped_linear};
+pub use linear::indices;
 
 use crate::error::{ErrorKind, Result};
 use crate::{DType, Engine, Spec, Tensor};
@@ -79,6 +82,16 @@ pub enum Op {
     Scale {
         /// The factor.
         factor: f32,
+    },
+    /// `x * factor`, the factor rounded to the type of x first.
+    ScaleInType {
+        /// The factor.
+        factor: f32,
+    },
+    /// `cap * tanh(x / cap)`, each step rounded.
+    Softcap {
+        /// The cap.
+        cap: f32,
     },
     /// Softmax over the last dimension.
     Softmax,
@@ -200,6 +213,8 @@ impl Op {
             Self::Add => "add",
             Self::Mul => "mul",
             Self::Scale { .. } => "scale",
+            Self::ScaleInType { .. } => "scale_in_type",
+            Self::Softcap { .. } => "softcap",
             Self::Softmax => "softmax",
             Self::Route(_) => "route",
             Self::Dispatch { .. } => "dispatch",
@@ -243,6 +258,8 @@ impl Op {
             | Self::Add
             | Self::Mul
             | Self::Scale { .. }
+            | Self::ScaleInType { .. }
+            | Self::Softcap { .. }
             | Self::Combine => false,
         }
     }
@@ -290,6 +307,8 @@ impl Op {
             Self::Add => one(normalize::zip(engine, inputs, |a, b| a + b)),
             Self::Mul => one(normalize::zip(engine, inputs, |a, b| a * b)),
             Self::Scale { factor } => one(normalize::scale(engine, *factor, &inputs[0])),
+            Self::ScaleInType { factor } => one(normalize::scale_in_type(engine, *factor, &inputs[0])),
+            Self::Softcap { cap } => one(normalize::softcap(engine, *cap, &inputs[0])),
             Self::Softmax => one(normalize::softmax(engine, &inputs[0])),
             Self::Route(route) => experts::route(engine, route, &inputs[0]),
             Self::Dispatch { experts } => experts::dispatch(engine, *experts, &inputs[0], &inputs[1]),

@@ -1,13 +1,18 @@
 //! Norms, activations and arithmetic element by element.
 
 use kernels::activation::{self, Activation};
+use kernels::elementary::tanh;
 use kernels::layer_norm::LayerNorm;
 use kernels::rms_norm::{RmsNorm, Rounded};
 use kernels::{Element, cast as casts};
+use rayon::prelude::*;
 
 use super::with_float;
 use crate::error::Result;
 use crate::{DType, Engine, Scalar, Tensor};
+
+/// Elements that one task of a parallel loop takes.
+const TASK_ELEMENTS: usize = 1 << 15;
 
 /// `[eps, weight_offset]`; x (..., C), weight (C) or none.
 pub(super) fn rms_norm(
@@ -67,12 +72,35 @@ pub(super) fn scale_rows(engine: &Engine, f: Activation, gate: &Tensor, x: &Tens
 
 pub(super) fn scale(engine: &Engine, factor: f32, x: &Tensor) -> Result<Tensor> {
     let x = x.dense(&engine.budget)?;
-    with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = T::from_f32(x.to_f32() * factor);
-        }
+    with_float!(x.dtype(), T => each(engine, &x, |x: T| T::from_f32(x.to_f32() * factor)))
+}
+
+pub(super) fn scale_in_type(engine: &Engine, factor: f32, x: &Tensor) -> Result<Tensor> {
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), T => {
+        let factor = Element::to_f32(<T as Element>::from_f32(factor));
+        each(engine, &x, |x: T| T::from_f32(x.to_f32() * factor))
+    })
+}
+
+pub(super) fn softcap(engine: &Engine, cap: f32, x: &Tensor) -> Result<Tensor> {
+    let x = x.dense(&engine.budget)?;
+    with_float!(x.dtype(), T => {
+        let round = |x: f32| Element::to_f32(<T as Element>::from_f32(x));
+        each(engine, &x, |x: T| T::from_f32(round(tanh(round(x.to_f32() / cap))) * cap))
+    })
+}
+
+/// `f` of each element of a dense tensor.
+fn each<T: Scalar + Element>(engine: &Engine, x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
+    map(engine, x, |x: &[T], y| {
+        y.par_chunks_mut(TASK_ELEMENTS).zip(x.par_chunks(TASK_ELEMENTS)).for_each(|(y, x)| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = f(x);
+            }
+        });
         Ok(())
-    }))
+    })
 }
 
 /// `f(a, b)` in f32, rounded; written over whichever operand nobody else holds.
@@ -91,18 +119,24 @@ fn zip_typed<T: Scalar + Element>(engine: &Engine, inputs: Vec<Tensor>, f: fn(f3
     match a.into_unique::<T>() {
         Ok((shape, mut buffer)) => {
             let data = T::slice_mut(buffer.data_mut()).unwrap_or_default();
-            for (a, &b) in data.iter_mut().zip(b.as_slice::<T>()?) {
-                *a = round(*a, b);
-            }
+            let b = b.as_slice::<T>()?;
+            data.par_chunks_mut(TASK_ELEMENTS).zip(b.par_chunks(TASK_ELEMENTS)).for_each(|(a, b)| {
+                for (a, &b) in a.iter_mut().zip(b) {
+                    *a = round(*a, b);
+                }
+            });
             Ok(Tensor::from_unique(shape, buffer))
         }
         Err(a) => {
             let a = a.dense(&engine.budget)?;
             let (a_data, b_data) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
             Tensor::build(&engine.budget, a.shape(), |y: &mut [T]| {
-                for ((y, &a), &b) in y.iter_mut().zip(a_data).zip(b_data) {
-                    *y = round(a, b);
-                }
+                let operands = a_data.par_chunks(TASK_ELEMENTS).zip(b_data.par_chunks(TASK_ELEMENTS));
+                y.par_chunks_mut(TASK_ELEMENTS).zip(operands).for_each(|(y, (a, b))| {
+                    for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                        *y = round(a, b);
+                    }
+                });
                 Ok(())
             })
         }

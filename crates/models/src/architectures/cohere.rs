@@ -1,0 +1,40 @@
+//! Cohere: attention and feed-forward block take the same norm; neighbouring channels turn together.
+
+use tensor::Pairing;
+
+use super::{Architecture, Built, classes};
+use crate::build::{Bias, Builder};
+use crate::config::{Config, Flag};
+use crate::error::Result;
+use crate::layers::{
+    Branches, Classes, Defaults, Feed, LayerPlan, NormKind, NormPlan, ONE_NORM, causal_lm, decoder_layer,
+    plain_attention, plain_causal, plain_mlp, refuse,
+};
+
+const CLASSES: Classes = classes!("Cohere");
+const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, rope_theta: 10_000.0, tied: Flag::On };
+
+/// Its line in the registry.
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "cohere", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
+
+fn build(config: &Config<'_>) -> Result<Built> {
+    let mut b = Builder::new(CLASSES.causal_lm);
+    let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
+    let eps = config.number_or("layer_norm_eps", DEFAULTS.norm_eps)?;
+    plan.norm = NormPlan { class: "CohereLayerNorm", eps, kind: NormKind::LayerWeight };
+    plan.logits_factor = Some(config.number_or("logit_scale", 0.0625)? as f32);
+    refuse(config, "use_qk_norm")?;
+    let mut attention = plain_attention(config, "CohereAttention")?;
+    attention.qkv_bias = Bias::from_flag(config.flag_or("attention_bias", Flag::Off)?);
+    attention.o_bias = attention.qkv_bias;
+    attention.rope = Some(Pairing::Interleaved);
+    let mlp = plain_mlp(config, "CohereMLP")?;
+    let norm = plan.norm;
+    causal_lm(&mut b, plan, |b, _, name| {
+        let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
+        let layer = LayerPlan { norms: ONE_NORM, shape: Branches::Parallel, ..layer };
+        decoder_layer(b, name, CLASSES.layer, &layer)
+    })?;
+    Ok(b)
+}
