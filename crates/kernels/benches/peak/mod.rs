@@ -12,7 +12,7 @@ use clock::Clock;
 pub(crate) struct Peaks {
     /// f32 multiply-add.
     pub(crate) f32: f64,
-    /// `vdpbf16ps`, or f32 where there is none.
+    /// `vdpbf16ps`, or f32 where the processor lacks it.
     pub(crate) bf16: f64,
     /// Copy of 256 MiB.
     pub(crate) copy: f64,
@@ -21,7 +21,7 @@ pub(crate) struct Peaks {
 /// Measures the peaks: the best of several runs, since what disturbs a run only slows it.
 pub(crate) fn measure() -> Peaks {
     let f32 = rate(f32_loop);
-    let bf16 = if Profile::detect().isa() == Isa::Avx512Bf16 { rate(bf16_loop) } else { f32 };
+    let bf16 = if Profile::new(Isa::Avx512Bf16).is_ok() { rate(bf16_loop) } else { f32 };
     Peaks { f32, bf16, copy: copy() }
 }
 
