@@ -127,6 +127,11 @@ impl Matrix {
         Self { rows, cols, dtype, storage: Storage::Foreign(Arc::new(weight)) }
     }
 
+    /// Whether it is stored in the layout of another format.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.storage, Storage::Foreign(_))
+    }
+
     /// Bytes of one dense row.
     pub(crate) fn row_bytes(&self) -> usize {
         self.dtype.byte_len(self.cols).unwrap_or(0)

@@ -17,6 +17,14 @@ use compressed_tensors::{experts::ExpertPart, format::CompressionFormat, scheme:
 use crate::error::{Error, Result};
 use method::Found;
 
+/// Whether a tensor holds scales or zero points of activations or of a cache, by its name.
+pub(crate) fn is_activation_parameter(name: &str) -> bool {
+    const PREFIXES: &[&str] = &["input_", "output_", "q_", "k_", "v_"];
+    let local = name.rsplit_once('.').map_or(name, |it| it.1);
+    let is_parameter = local.ends_with("_scale") || local.ends_with("_zero_point");
+    is_parameter && PREFIXES.iter().any(|it| local.starts_with(it))
+}
+
 /// A module that owns a matrix.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredModule {
@@ -28,6 +36,13 @@ pub(crate) struct StoredModule {
     pub(crate) tensors: Vec<String>,
     /// How it is compressed, if it is.
     pub(crate) scheme: Option<StoredScheme>,
+}
+
+impl StoredModule {
+    /// Whether it is stored in the layout of another format.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.matrix.is_foreign()
+    }
 }
 
 /// How a module of the source is compressed.

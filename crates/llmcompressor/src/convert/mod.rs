@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Interrupt, Progress,
-    catalog::{Catalog, Method},
+    catalog::{Catalog, Method, is_activation_parameter},
     error::{ErrorKind, InContext, Result},
     model_config::{remove_section, set_section},
     model_free::RunStatus,
@@ -235,7 +235,7 @@ fn to_dense(source: &Source, options: &ConvertOptions) -> Result<Plan> {
         if replaced.contains(name) {
             continue;
         }
-        if is_activation_scale(name) {
+        if is_activation_parameter(name) {
             plan.report.dropped.push(name.to_owned());
         } else {
             plan.copy(entry);
@@ -245,14 +245,6 @@ fn to_dense(source: &Source, options: &ConvertOptions) -> Result<Plan> {
         remove_section(&mut plan.config);
     }
     plan.require_work(source, "a compressed checkpoint")
-}
-
-/// Whether a tensor is a scale or zero point of an activation or cache.
-fn is_activation_scale(name: &str) -> bool {
-    const PREFIXES: &[&str] = &["input_", "output_", "q_", "k_", "v_"];
-    let local = name.rsplit_once('.').map_or(name, |it| it.1);
-    let is_qparam = local.ends_with("_scale") || local.ends_with("_zero_point");
-    is_qparam && PREFIXES.iter().any(|it| local.starts_with(it))
 }
 
 /// Modules go through one converter, codes and scales unchanged.

@@ -4,6 +4,7 @@ use checkpoint::{Companion, Source, Treatment};
 use compressed_tensors::{
     config::{FORMAT_VERSION, QuantizationConfig, QuantizationStatus, write_section},
     format::model_format,
+    transforms::TransformConfig,
 };
 use serde_json::{Map, Value};
 
@@ -27,13 +28,17 @@ pub(super) fn quantization_config(groups: &Groups, ignore: Vec<String>) -> Quant
 }
 
 /// The source's config with its section replaced; everything else keeps its place and value.
-pub(super) fn model_config(source: &Source, config: &QuantizationConfig) -> Vec<u8> {
+pub(super) fn model_config(
+    source: &Source,
+    config: &QuantizationConfig,
+    transforms: Option<&TransformConfig>,
+) -> Vec<u8> {
     let mut model = match source.config() {
         Ok(Value::Object(model)) => model.clone(),
         _ => Map::new(),
     };
     remove_section(&mut model);
-    if let Some(mut section) = write_section(Some(config), None, FORMAT_VERSION) {
+    if let Some(mut section) = write_section(Some(config), transforms, FORMAT_VERSION) {
         // The reference's model-free path writes no sparsity_config, unlike its model path.
         if let Value::Object(section) = &mut section {
             section.shift_remove("sparsity_config");

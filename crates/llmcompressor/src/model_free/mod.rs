@@ -7,6 +7,7 @@ mod fusion;
 mod groups;
 mod options;
 mod plan;
+mod remainder;
 mod report;
 mod selection;
 mod shapes;

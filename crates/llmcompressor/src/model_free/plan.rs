@@ -13,6 +13,7 @@ use super::{
     fusion::fused_groups,
     groups::Groups,
     options::ModelFreeOptions,
+    remainder::{Remainder, is_void},
     report::{LeftModule, ModelFreeReport, QuantizedModule, RunStatus},
     selection::{Choice, select},
     shapes::check_groups,
@@ -37,7 +38,10 @@ pub(super) struct Plan {
 /// All that headers and config can tell: patterns, shapes, schemes.
 pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> {
     let groups = Groups::of(options)?;
-    let catalog = Catalog::of(source)?;
+    let mut catalog = Catalog::of(source)?;
+    if let Some((_, error)) = std::mem::take(&mut catalog.unreadable).into_iter().next() {
+        return Err(error);
+    }
     let names: Vec<&str> = catalog.modules.iter().map(|it| it.name.as_str()).collect();
     let selection = select(&names, &groups.schemes, &groups.ignore, options)?;
     let mut warnings = selection.warnings;
@@ -68,9 +72,13 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         Choice::Quantize(_) => None,
     });
     let left: Vec<LeftModule> = left.collect();
-    let ignore = ignore_entries(source, &groups, &catalog, &selection.choices);
-    let config = config::quantization_config(&groups, ignore);
-    let (units, n_copied_tensors) = in_source_order(source, &catalog, &selection.choices, quantized.units);
+    let remainder = Remainder::of(&catalog, &selection.choices)?;
+    let ignore = ignore_entries(source, &groups, &catalog, &selection.choices, &remainder)?;
+    let transforms = remainder.transforms();
+    let members = |group: usize| chosen(group).iter().map(|it| it.name.clone()).collect();
+    let config = remainder.join(config::quantization_config(&groups, ignore), members)?;
+    let Work { units, n_copied: n_copied_tensors, dropped } =
+        in_source_order(source, &catalog, &selection.choices, quantized.units);
     let report = ModelFreeReport {
         status: RunStatus::Done,
         output: options.output.clone(),
@@ -78,6 +86,7 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         quantized: quantized.report,
         left,
         n_copied_tensors,
+        dropped,
         companions: source
             .companions()
             .iter()
@@ -98,7 +107,7 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         threads: 0,
         fingerprints: Value::Null,
     };
-    let config = config::model_config(source, &config);
+    let config = config::model_config(source, &config, transforms);
     let fingerprints = IndexMap::from([
         ("scheme".to_owned(), fingerprint(&config)),
         ("settings".to_owned(), fingerprint(format!("{:?}", options.non_finite).as_bytes())),
@@ -131,33 +140,44 @@ impl Quantized {
     }
 }
 
+/// The units of a run, in order.
+struct Work {
+    units: Vec<Box<dyn Unit>>,
+    n_copied: usize,
+    /// Tensors that nothing of the output needs.
+    dropped: Vec<String>,
+}
+
 /// The units with those that copy the rest, by the place of their first tensor in the source.
-fn in_source_order(
-    source: &Source,
-    catalog: &Catalog,
-    choices: &[Choice],
-    quantized: Vec<CompressModules>,
-) -> (Vec<Box<dyn Unit>>, usize) {
+fn in_source_order(source: &Source, catalog: &Catalog, choices: &[Choice], quantized: Vec<CompressModules>) -> Work {
     let position: IndexMap<&str, usize> =
         source.tensors().enumerate().map(|(idx, it)| (it.name.as_str(), idx)).collect();
-    let replaced: HashSet<String> = quantized.iter().flat_map(CompressModules::replaced_tensors).cloned().collect();
-    let split = |name: &str| catalog.bias_is_split(name, |fused| replaced.contains(fused));
+    let mut replaced: HashSet<String> = quantized.iter().flat_map(CompressModules::replaced_tensors).cloned().collect();
     let mut units: Vec<(usize, Box<dyn Unit>)> = Vec::new();
     for unit in quantized {
         let first = unit.replaced_tensors().filter_map(|it| position.get(it.as_str())).min().copied().unwrap_or(0);
         units.push((first, Box::new(unit)));
     }
-    // An expert that is left while others of its tensor are not has to leave that tensor too.
+    // An expert that is left while others of its tensor are not has to leave that tensor too; and the layouts of
+    // other formats have no place in the output.
+    let mut densified: Vec<&String> = Vec::new();
     for (module, choice) in catalog.modules.iter().zip(choices) {
-        if matches!(choice, Choice::Leave(_)) && module.tensors.iter().any(|it| replaced.contains(it)) {
+        let is_shared = || module.tensors.iter().any(|it| replaced.contains(it));
+        if matches!(choice, Choice::Leave(_)) && (module.is_foreign() || is_shared()) {
+            densified.extend(&module.tensors);
             let first = module.tensors.first().and_then(|it| position.get(it.as_str())).copied().unwrap_or(0);
             units.push((first, Box::new(DensifyModule::new(module, None))));
         }
     }
-    let mut n_copied = 0;
+    replaced.extend(densified.into_iter().cloned());
+    let split = |name: &str| catalog.bias_is_split(name, |fused| replaced.contains(fused));
+    let chosen = catalog.modules.iter().zip(choices).filter(|(_, it)| matches!(it, Choice::Quantize(_)));
+    let chosen: HashSet<&str> = chosen.map(|(module, _)| module.name.as_str()).collect();
+    let (mut n_copied, mut dropped) = (0, Vec::new());
     for (idx, entry) in source.tensors().enumerate().filter(|(_, it)| !replaced.contains(&it.name)) {
         match split(&entry.name) {
             Some(parts) => units.push((idx, Box::new(SplitTensor::new(entry, parts)))),
+            None if is_void(&entry.name, catalog, |module| chosen.contains(module)) => dropped.push(entry.name.clone()),
             None => {
                 n_copied += 1;
                 units.push((idx, Box::new(CopyTensor::new(entry))));
@@ -165,14 +185,26 @@ fn in_source_order(
         }
     }
     units.sort_by_key(|it| it.0);
-    (units.into_iter().map(|it| it.1).collect(), n_copied)
+    Work { units: units.into_iter().map(|it| it.1).collect(), n_copied, dropped }
 }
 
-/// What the config lists as ignored: the user's entries as typed, then every matrix left, by its exact name.
+/// What the config lists as ignored: entries of the source and of the user as typed, then every matrix left dense, by
+/// its exact name.
 ///
 /// Loaders judge by names: a module that a target covers and that is not listed is expected to be compressed.
-fn ignore_entries(source: &Source, groups: &Groups, catalog: &Catalog, choices: &[Choice]) -> Vec<String> {
-    let mut entries = groups.ignore.clone();
+fn ignore_entries(
+    source: &Source,
+    groups: &Groups,
+    catalog: &Catalog,
+    choices: &[Choice],
+    remainder: &Remainder<'_>,
+) -> Result<Vec<String>> {
+    let mut entries = remainder.kept_ignores(catalog, choices)?;
+    for entry in remainder.without_own(&groups.ignore)? {
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
     let mut known: HashSet<String> = entries.iter().cloned().collect();
     let mut add = |name: &str| {
         if known.insert(name.to_owned()) {
@@ -180,7 +212,7 @@ fn ignore_entries(source: &Source, groups: &Groups, catalog: &Catalog, choices: 
         }
     };
     for (module, choice) in catalog.modules.iter().zip(choices) {
-        if matches!(choice, Choice::Leave(_)) {
+        if matches!(choice, Choice::Leave(_)) && !remainder.holds(&module.name) {
             add(&module.name);
         }
     }
@@ -188,15 +220,13 @@ fn ignore_entries(source: &Source, groups: &Groups, catalog: &Catalog, choices: 
     if is_tied && catalog.get("lm_head").is_none() {
         add("lm_head");
     }
-    if source.tensors().any(|it| it.name.starts_with("mtp.")) && choices_leave_all(catalog, choices, "mtp.") {
+    let is_left =
+        |module: &StoredModule, choice: &Choice| matches!(choice, Choice::Leave(_)) && !remainder.holds(&module.name);
+    let mut mtp = catalog.modules.iter().zip(choices).filter(|(it, _)| it.name.starts_with("mtp."));
+    if source.tensors().any(|it| it.name.starts_with("mtp.")) && mtp.all(|(it, choice)| is_left(it, choice)) {
         add("re:^mtp.*");
     }
-    entries
-}
-
-fn choices_leave_all(catalog: &Catalog, choices: &[Choice], prefix: &str) -> bool {
-    let mut under = catalog.modules.iter().zip(choices).filter(|(it, _)| it.name.starts_with(prefix));
-    under.all(|(_, choice)| matches!(choice, Choice::Leave(_)))
+    Ok(entries)
 }
 
 fn fingerprint(bytes: &[u8]) -> String {

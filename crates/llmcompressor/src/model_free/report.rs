@@ -23,6 +23,8 @@ pub struct ModelFreeReport {
     pub left: Vec<LeftModule>,
     /// Tensors copied bit for bit.
     pub n_copied_tensors: usize,
+    /// Scales of activations of modules that have another scheme now.
+    pub dropped: Vec<String>,
     /// Files taken along.
     pub companions: Vec<String>,
     /// Files of the source that were left.

@@ -3,11 +3,11 @@
 use std::{collections::HashSet, fs, io::Read, path::Path};
 
 use checkpoint::{Source, TensorEntry};
-use compressed_tensors::numbers::read_f32;
+use compressed_tensors::{numbers::read_f32, scheme::QuantizationScheme};
 
 use super::{FaultKind, ModuleCheck, Verdict};
 use crate::{
-    catalog::{Catalog, Method, StoredModule},
+    catalog::{Catalog, Method, StoredModule, is_activation_parameter},
     error::{ErrorKind, InContext, Result},
     slabs::{Slabs, least_common_multiple},
 };
@@ -172,6 +172,9 @@ fn compare_tensor(
         return Ok(());
     }
     let Some(made) = output.get(&entry.name) else {
+        if is_void(&entry.name, source_catalog, output_catalog) {
+            return Ok(());
+        }
         verdict.fault(FaultKind::Dropped, entry.name.clone(), "the source has it, the output does not");
         return Ok(());
     };
@@ -192,6 +195,27 @@ fn compare_tensor(
         false => verdict.fault(FaultKind::Changed, entry.name.clone(), "its bytes differ from the source's"),
     }
     Ok(())
+}
+
+/// Whether a tensor holds scales of activations under a scheme that its module has no longer.
+fn is_void(tensor: &str, source: &Catalog, output: &Catalog) -> bool {
+    if !is_activation_parameter(tensor) {
+        return false;
+    }
+    let module = tensor.rsplit_once('.').map_or("", |it| it.0);
+    let scheme = |it: &StoredModule| it.scheme.as_ref().map(|it| it.scheme.clone());
+    match (source.get(module), output.get(module)) {
+        (Some(from), Some(made)) => {
+            (from.scheme.is_some() || from.is_foreign()) && !same_but_targets(scheme(from), scheme(made))
+        }
+        // A cache's scales stand beside no weight.
+        _ => !matches!(output.method, Method::CompressedTensors(_)),
+    }
+}
+
+fn same_but_targets(a: Option<QuantizationScheme>, b: Option<QuantizationScheme>) -> bool {
+    let bare = |it: QuantizationScheme| QuantizationScheme { targets: Vec::new(), format: None, ..it };
+    a.map(bare) == b.map(bare)
 }
 
 fn compare_companions(source: &Source, output: &Source, verdict: &mut Verdict) -> Result<()> {
