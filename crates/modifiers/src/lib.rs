@@ -1,1 +1,12 @@
 //! Observers and modifiers.
+#![forbid(unsafe_code)]
+
+pub mod awq;
+mod error;
+#[cfg(test)]
+mod goldens;
+pub mod gptq;
+pub mod quantization;
+pub mod smoothquant;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,13 @@
+//! GPTQ: columns are rounded in order, and what rounding loses is made up for by the columns that follow.
+//!
+//! [`algorithm`] works on slices: second moments of a layer's inputs ([`Hessian`]), one factor for all weights that read the
+//! same input ([`Factored`]), and one sweep over the stacked rows of those weights ([`quantize`]).
+
+pub mod algorithm;
+
+pub use algorithm::{
+    Consumer, Damping, Escalation, Factored, Fallback, Hessian, Order, Quantized, factorize, quantize,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! SmoothQuant and logarithmic equalization: outliers of activations move into the weights that read them.
+//!
+//! A smoothed layer (a norm, or a linear) gives `y / s` and every layer that reads it takes `W s`, so that the model computes
+//! the same function; [`algorithm`] finds `s` and applies it on slices, [`mappings`] says which layers belong together.
+
+pub mod algorithm;
+pub mod mappings;
+
+pub use algorithm::{ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, multiply_columns, scales};
+pub use mappings::{Mapping, NamedMapping, Resolved};
+
+#[cfg(test)]
+mod tests;
