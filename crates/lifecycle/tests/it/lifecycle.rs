@@ -275,6 +275,32 @@ fn callbacks_count_steps_and_batches() {
 }
 
 #[test]
+fn schedules_count_epochs_where_their_length_is_known_and_go_on_from_the_start() {
+    let run = |state: StateUpdate| {
+        let toy = Toy::new(Some(1.5), None);
+        let calls = toy.calls.clone();
+        let toy: Box<dyn Modifier> = Box::new(toy);
+        let mut session = CompressionSession::default();
+        session.initialize(InitializeArgs { recipe: Some(toy.into()), state, ..InitializeArgs::default() }).unwrap();
+        for _ in 0..8 {
+            let mut callbacks = session.callbacks();
+            callbacks.batch_start(None).unwrap();
+            callbacks.optim_post_step().unwrap();
+            callbacks.batch_end().unwrap();
+            if calls.lock().unwrap().contains(&"start") {
+                break;
+            }
+        }
+        session.lifecycle.global_step()
+    };
+    let epochs = |start| StateUpdate { steps_per_epoch: Some(4), start, ..StateUpdate::default() };
+    assert_eq!(run(epochs(None)), 6);
+    assert_eq!(run(epochs(Some(1.25))), 6);
+    assert_eq!(run(epochs(Some(2.0))), 8);
+    assert_eq!(run(StateUpdate::default()), 2);
+}
+
+#[test]
 fn the_modules_of_a_finished_subgraph_reach_the_modifier_and_must_be_given() {
     let mut lifecycle = fresh(false, false);
     let toy: Box<dyn Modifier> = Box::new(Toy::new(None, None));
