@@ -1,5 +1,7 @@
 //! Rows of a data set, read one at a time from local files.
 
+#[cfg(feature = "parquet")]
+mod arrow;
 mod csv;
 mod folder;
 mod json_array;
@@ -16,6 +18,8 @@ use std::path::Path;
 
 use crate::Result;
 
+#[cfg(feature = "parquet")]
+pub use arrow::Arrow;
 pub use csv::Csv;
 pub use folder::{FileGroup, custom_files, rename_splits, split_files};
 pub use json_array::JsonArray;

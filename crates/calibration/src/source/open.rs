@@ -8,10 +8,15 @@ use super::{Csv, JsonArray, Jsonl, Row, Sliced, Source, Split, Text, lines::open
 use crate::{Error, ErrorKind, Note, Place, Result};
 
 /// Extensions of files that can be read.
-pub(crate) const EXTENSIONS: &[&str] = &["jsonl", "ndjson", "json", "csv", "tsv", "txt", "text", "parquet"];
+pub(crate) const EXTENSIONS: &[&str] = &["jsonl", "ndjson", "json", "csv", "tsv", "txt", "text", "parquet", "arrow"];
+
+/// Files that libraries put beside data.
+const DESCRIPTIONS: &[&str] = &["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
 pub(crate) fn is_data_file(path: &Path) -> bool {
-    extension(path).is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+    let is_description =
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| DESCRIPTIONS.contains(&name));
+    !is_description && extension(path).is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
 
 /// Opens one data file by its extension.
@@ -31,11 +36,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
         Some("txt" | "text") => Ok(Box::new(Text::open(path)?)),
         #[cfg(feature = "parquet")]
         Some("parquet") => Ok(Box::new(super::Parquet::open(path)?)),
+        #[cfg(feature = "parquet")]
+        Some("arrow") => Ok(Box::new(super::Arrow::open(path)?)),
         #[cfg(not(feature = "parquet"))]
-        Some("parquet") => {
-            refused("a Parquet file", "this build lacks the feature `parquet`, save the data as JSON lines")
+        Some("parquet" | "arrow") => {
+            refused("a Parquet or Arrow file", "this build lacks the feature `parquet`, save the data as JSON lines")
         }
-        Some("arrow") => refused("an Arrow file", "save the data as Parquet or JSON lines"),
         Some("gz" | "zst" | "xz" | "bz2" | "zip") => refused("a compressed file", "decompress it first"),
         Some("pkl" | "pickle" | "pt" | "bin") => {
             refused("a pickle file", "save the data as JSON lines; pickles run code")

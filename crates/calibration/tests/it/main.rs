@@ -6,6 +6,8 @@ mod chat;
 mod goldens;
 mod intermediates;
 mod malformed;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod processing;
 mod tokens;
 mod word_tokenizer;
