@@ -108,6 +108,9 @@ impl Progress for Terminal {
     }
 
     fn warn(&self, text: &str) {
+        if matches!(self.style, Style::Nothing) {
+            return;
+        }
         self.with_phase(|phase| {
             let print = || say(&format!("warning: {text}"));
             match phase.as_ref().and_then(|it| it.bar.as_ref()) {

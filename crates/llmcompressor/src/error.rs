@@ -31,6 +31,20 @@ pub enum ErrorKind {
     /// The checkpoint on disk, read or written.
     #[error(transparent)]
     Checkpoint(checkpoint::Error),
+    /// The model: an architecture, a weight, an operation.
+    #[error(transparent)]
+    Model(models::Error),
+    /// Data or tokenizer.
+    #[error(transparent)]
+    Data(calibration::Error),
+    /// A model that gives no finite likelihood.
+    #[error("row {row} of the data has no finite likelihood at token {token}")]
+    NotANumber {
+        /// Index of the row.
+        row: usize,
+        /// Index of the token.
+        token: usize,
+    },
     /// A scheme, config or pattern.
     #[error("{context}: {source}")]
     Format {
@@ -205,6 +219,9 @@ impl Error {
             ErrorKind::Unservable { .. } | ErrorKind::Memory { .. } => ExitCode::Refused,
             ErrorKind::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::InputAbsent,
             ErrorKind::File { .. } => ExitCode::Io,
+            ErrorKind::Model(error) => model_code(error),
+            ErrorKind::Data(error) => data_code(error),
+            ErrorKind::NotANumber { .. } => ExitCode::BadInput,
             ErrorKind::CommitStopped => ExitCode::Unexpected,
             ErrorKind::Interrupted { signal: 2 } => ExitCode::Interrupted,
             ErrorKind::Interrupted { signal: 15 } => ExitCode::Terminated,
@@ -243,6 +260,18 @@ impl From<checkpoint::Error> for Error {
     }
 }
 
+impl From<models::Error> for Error {
+    fn from(error: models::Error) -> Self {
+        ErrorKind::Model(error).into()
+    }
+}
+
+impl From<calibration::Error> for Error {
+    fn from(error: calibration::Error) -> Self {
+        ErrorKind::Data(error).into()
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(f)
@@ -264,6 +293,24 @@ fn checkpoint_code(error: &checkpoint::Error) -> ExitCode {
         checkpoint::Class::CannotCreate => ExitCode::CannotCreate,
         checkpoint::Class::Io => ExitCode::Io,
         checkpoint::Class::Refused => ExitCode::Refused,
+    }
+}
+
+fn model_code(error: &models::Error) -> ExitCode {
+    let models::ErrorKind::Graph(graph) = error.kind() else { return ExitCode::BadInput };
+    match graph.kind() {
+        graph::ErrorKind::Tensor(it) if matches!(it.kind(), tensor::ErrorKind::Budget { .. }) => ExitCode::Refused,
+        _ => ExitCode::BadInput,
+    }
+}
+
+fn data_code(error: &calibration::Error) -> ExitCode {
+    match error.kind() {
+        calibration::ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ExitCode::InputAbsent
+        }
+        calibration::ErrorKind::Io { .. } => ExitCode::Io,
+        _ => ExitCode::BadInput,
     }
 }
 

@@ -17,6 +17,7 @@
 mod catalog;
 pub mod convert;
 mod error;
+pub mod eval;
 mod exit;
 pub mod explain;
 pub mod inspect;

@@ -1,6 +1,7 @@
 //! One file per verb; each turns what was typed into options of the library and prints the result.
 
 mod convert;
+mod eval;
 mod explain;
 mod inspect;
 mod list;
@@ -17,6 +18,7 @@ use crate::args::{Arguments, Global};
 pub(crate) enum Command {
     ModelFreePtq(model_free_ptq::Options),
     Convert(convert::Options),
+    Eval(eval::Options),
     Inspect(inspect::Options),
     Verify(verify::Options),
     List(list::Options),
@@ -29,6 +31,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::ModelFreePtq(options) => model_free_ptq::run(options, global),
         Command::Convert(options) => convert::run(options, global),
+        Command::Eval(options) => eval::run(options, global),
         Command::Inspect(options) => inspect::run(options, global),
         Command::Verify(options) => verify::run(options, global),
         Command::List(options) => list::run(&options, global),

@@ -1,0 +1,83 @@
+//! `eval`: perplexity of a model on a text.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use llmcompressor::{
+    ExitCode, Interrupt,
+    eval::{Compute, EvalOptions, eval},
+};
+
+use crate::{
+    args::{Format, Global, byte_count},
+    printer,
+    progress::Terminal,
+    signals,
+};
+
+/// Perplexity of a dense or compressed model on a text
+///
+/// Each row is judged alone, cut at --seq-len tokens, with special tokens as the tokenizer adds them; the mean is over
+/// predicted tokens. Compressed weights are made dense when read.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// A directory, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Text to judge by: JSON lines, JSON, CSV or plain text
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Column that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_column: String,
+    /// Tokens that a row is cut at
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    seq_len: usize,
+    /// Rows to use, from the front [default: all]
+    #[arg(long, value_name = "N")]
+    max_samples: Option<usize>,
+    /// Type to compute in
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    dtype: Dtype,
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// Ceiling for weights and activations [default: none]
+    #[arg(long, value_name = "BYTES", value_parser = byte_count)]
+    max_memory: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dtype {
+    /// What the config says
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::default();
+    signals::connect(&interrupt)?;
+    let job = EvalOptions {
+        text_column: options.text_column,
+        seq_len: options.seq_len,
+        max_samples: options.max_samples,
+        compute: match options.dtype {
+            Dtype::Auto => Compute::Auto,
+            Dtype::F32 => Compute::F32,
+            Dtype::Bf16 => Compute::Bf16,
+            Dtype::F16 => Compute::F16,
+        },
+        threads: options.threads,
+        max_memory_bytes: options.max_memory,
+        interrupt,
+        ..EvalOptions::new(options.model, options.data)
+    };
+    let evaluation = eval(&job, &Terminal::new(global.verbosity()))?;
+    match global.format {
+        Format::Json => printer::json(&evaluation)?,
+        Format::Human => printer::line(&evaluation.summary())?,
+    }
+    Ok(ExitCode::Done)
+}

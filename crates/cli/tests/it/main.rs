@@ -1,0 +1,14 @@
+//! The built command on small checkpoints: results, exit codes, messages, and what it leaves behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has failed")]
+
+mod bad_input;
+mod checkpoints;
+mod command;
+mod experts;
+mod interruption;
+mod memory;
+mod presets;
+mod same_bytes;
+mod sources;
+mod surface;
+mod verdicts;

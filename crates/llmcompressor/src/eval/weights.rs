@@ -1,0 +1,59 @@
+//! A checkpoint's weights as a model reads them: dense, whatever way they are stored.
+
+use checkpoint::Source;
+use compressed_tensors::DType;
+use models::{BoxedError, Weights};
+
+use crate::{
+    catalog::{Catalog, StoredModule},
+    error::Result,
+};
+
+/// A checkpoint whose compressed weights appear as `<module>.weight`.
+pub(crate) struct DenseWeights {
+    source: Source,
+    catalog: Catalog,
+}
+
+impl DenseWeights {
+    /// The weights of `source`.
+    ///
+    /// # Errors
+    /// That of the first compressed module that cannot be read.
+    pub(crate) fn new(source: Source, mut catalog: Catalog) -> Result<Self> {
+        match catalog.unreadable.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(Self { source, catalog }),
+        }
+    }
+
+    fn module(&self, name: &str) -> Option<&StoredModule> {
+        self.catalog.get(name.strip_suffix(".weight")?)
+    }
+}
+
+impl Weights for DenseWeights {
+    fn spec(&self, name: &str) -> Option<(DType, Vec<usize>)> {
+        match self.module(name) {
+            Some(it) => Some((it.matrix.dtype, vec![it.matrix.rows, it.matrix.cols])),
+            None => self.source.get(name).map(|it| (it.dtype, it.shape.clone())),
+        }
+    }
+
+    fn read_into(&self, name: &str, offset_bytes: u64, out: &mut [u8]) -> std::result::Result<(), BoxedError> {
+        let Some(module) = self.module(name) else {
+            return Ok(self.source.read_into(self.source.require(name)?, offset_bytes, out)?);
+        };
+        let matrix = &module.matrix;
+        let (row_bytes, quantum) = (matrix.row_bytes().max(1), matrix.row_quantum().max(1));
+        let start = usize::try_from(offset_bytes)?;
+        // The rows that hold the bytes, from a row that reading may begin at.
+        let first = start / row_bytes / quantum * quantum;
+        let end = (start + out.len()).div_ceil(row_bytes).next_multiple_of(quantum).min(matrix.rows);
+        let mut rows = Vec::new();
+        matrix.read_rows(&self.source, first..end, &mut rows)?;
+        let from = start - first * row_bytes;
+        out.copy_from_slice(rows.get(from..from + out.len()).ok_or("the tensor ends before these bytes")?);
+        Ok(())
+    }
+}
