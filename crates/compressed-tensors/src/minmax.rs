@@ -68,13 +68,20 @@ impl MinMaxObserver {
     /// # Errors
     /// [`ErrorKind::Shape`] where the number of scales changes between batches.
     pub fn observe(&mut self, values: &[f32], map: &ScaleMap) -> Result<()> {
-        let ranges = map.ranges(values);
+        self.observe_ranges(map.ranges(values), map.scale_shape())
+    }
+
+    /// Takes the ranges of a batch that were found in another way, one per element of `scale_shape`.
+    ///
+    /// # Errors
+    /// As [`observe`](Self::observe).
+    pub fn observe_ranges(&mut self, ranges: Vec<(f32, f32)>, scale_shape: &[usize]) -> Result<()> {
         if !self.ranges.is_empty() && self.ranges.len() != ranges.len() {
             let expected = format!("{:?} as in the first batch", self.scale_shape);
-            let found = map.scale_shape().to_vec();
+            let found = scale_shape.to_vec();
             return Err(ErrorKind::Shape { tensor: "scale".to_owned(), found, expected }.into());
         }
-        self.scale_shape = map.scale_shape().to_vec();
+        self.scale_shape = scale_shape.to_vec();
         self.ranges = match self.ranges.is_empty() {
             true => ranges,
             false => self.ranges.iter().zip(ranges).map(|(seen, new)| self.join(*seen, new)).collect(),

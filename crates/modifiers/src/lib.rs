@@ -6,6 +6,7 @@ mod error;
 #[cfg(test)]
 mod goldens;
 pub mod gptq;
+pub mod observers;
 pub mod quantization;
 pub mod smoothquant;
 
