@@ -24,3 +24,20 @@ pub fn get_sequential_targets(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_place_wins_and_two_are_refused_by_name() {
+        let (a, b) = (vec!["Linear".to_owned()], vec!["DecoderLayer".to_owned()]);
+        let no_split = ["LlamaDecoderLayer".to_owned()];
+        assert_eq!(get_sequential_targets(&[("gptq", None)], None, &no_split).unwrap(), no_split);
+        assert_eq!(get_sequential_targets(&[("gptq", Some(&a)), ("awq", None)], None, &no_split).unwrap(), a);
+        assert_eq!(get_sequential_targets(&[("gptq", None)], Some(&b), &no_split).unwrap(), b);
+        let error = get_sequential_targets(&[("gptq", Some(&a))], Some(&b), &no_split).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::AmbiguousTargets { places: "gptq and sequential_targets".to_owned() });
+        assert!(get_sequential_targets(&[("gptq", Some(&a)), ("awq", Some(&b))], None, &no_split).is_err());
+    }
+}

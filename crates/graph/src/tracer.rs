@@ -172,3 +172,58 @@ fn ports(values: &[Value]) -> Result<Vec<Port>> {
 fn first(values: Vec<Value>) -> Value {
     values.into_iter().next().expect("an input node gives one value")
 }
+
+#[cfg(test)]
+mod tests {
+    use tensor::{Budget, DType, Dim, Symbol};
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn input(tracer: &mut SequentialTracer) -> Value {
+        let shape = vec![Dim::symbol(Symbol::Batch), 8.into()];
+        tracer.placeholder("x", Spec::new(DType::F32, shape)).unwrap()
+    }
+
+    #[test]
+    fn a_symbolic_extent_cannot_be_read_as_a_number() {
+        let x = input(&mut SequentialTracer::of_operations());
+        assert_eq!(x.dim(1).unwrap(), 8);
+        let error = x.dim(0).unwrap_err();
+        let ErrorKind::Tensor(error) = error.kind() else { panic!("{error}") };
+        assert_eq!(error.kind(), &tensor::ErrorKind::Symbolic { dim: Dim::symbol(Symbol::Batch) });
+        assert!(x.dim(2).is_err());
+    }
+
+    #[test]
+    fn computed_and_traced_values_do_not_mix() {
+        let mut tracer = SequentialTracer::of_operations();
+        let x = input(&mut tracer);
+        let y = Value::from(Budget::unlimited().tensor(vec![0.0f32; 8], &[1, 8]).unwrap());
+        let error = tracer.function(Op::Add, &[x.clone(), y]).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Mixed { found: "computed", expected: "traced" });
+        assert!(x.into_tensor().is_err());
+    }
+
+    #[test]
+    fn a_scope_left_open_is_refused_and_names_are_made_unique() {
+        let tree = ModuleTree::new("Root");
+        let mut tracer = SequentialTracer::of_operations();
+        let x = input(&mut tracer);
+        tracer.enter(tree.root(), std::slice::from_ref(&x)).unwrap();
+        let y = tracer.function(Op::Add, &[x.clone(), x.clone()]).unwrap().remove(0);
+        let error = tracer.finish(&[("y", y)]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Malformed { rule: "every scope is left", .. }));
+        let mut tracer = SequentialTracer::of_operations();
+        let x = input(&mut tracer);
+        let y = tracer.function(Op::Add, &[x.clone(), x.clone()]).unwrap().remove(0);
+        let z = tracer.function(Op::Add, &[y, x]).unwrap().remove(0);
+        let graph = tracer.finish(&[("z", z)]).unwrap();
+        let names: Vec<_> = graph.nodes().map(|(_, node)| node.name.as_str()).collect();
+        assert_eq!(names, ["x", "add", "add_1", "output"]);
+        assert_eq!(
+            graph.display(&tree).to_string().lines().nth(2),
+            Some("%add_1: F32[B, 8] = call_function add(%add, %x)")
+        );
+    }
+}

@@ -144,6 +144,16 @@ impl Model {
         failed.map_or(Ok(matched), |error| Err(error.into()))
     }
 
+    /// Calls one module on tensors, as the model would: a layer replayed on inputs that were kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotCallable`] for a module that only holds others, and what the module refuses, placed at the innermost.
+    pub fn call_module(&self, run: Run<'_>, module: ModuleId, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let inputs = inputs.into_iter().map(Value::from).collect();
+        let outputs = Cx::compute(self, run).call_all(module, inputs)?;
+        Ok(outputs.into_iter().map(Value::into_tensor).collect::<graph::Result<_>>()?)
+    }
+
     /// Logits (B, T, V) of ids (B, T) and perhaps a mask (B, T).
     ///
     /// # Errors

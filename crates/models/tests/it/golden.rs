@@ -287,3 +287,19 @@ fn likelihoods_in_tiles_are_those_of_the_logits() {
         assert_eq!(beyond.place(), Some("lm_head"));
     }
 }
+
+#[test]
+fn bits_depend_neither_on_threads_nor_on_how_rows_are_batched() {
+    for (model_type, dtype) in [("llama", DType::F32), ("qwen3_moe", DType::F32), ("qwen3_moe", DType::BF16)] {
+        let golden = open_with(model_type, |config| config, ModelOptions { dtype: Some(dtype) });
+        let whole = golden.logits(&golden.ids);
+        for threads in [1, 2, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (model, engine, ids) = (&golden.model, &golden.engine, &golden.ids);
+            let found = pool.install(|| model.forward(Run { engine, hooks: None }, ids, None).unwrap());
+            assert_eq!(found.to_f32().unwrap(), whole, "{model_type} with {threads} threads");
+        }
+        let rows: Vec<f32> = (0..2).flat_map(|row| golden.logits(&golden.ids.slice(0, row, 1).unwrap())).collect();
+        assert_eq!(rows, whole, "{model_type} row by row");
+    }
+}

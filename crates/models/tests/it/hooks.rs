@@ -110,3 +110,27 @@ fn a_failing_hook_stops_the_run_at_its_module() {
         golden.model.forward(Run { engine: &golden.engine, hooks: Some(&hooks) }, &golden.ids, None).unwrap_err();
     assert_eq!(error.to_string(), "hook: too warm (in `model.norm`)");
 }
+
+#[test]
+fn a_layer_replayed_on_the_inputs_it_had_gives_what_it_gave() {
+    let golden = open("qwen3_moe");
+    let hooks = Hooks::new();
+    let layer = golden.model.tree().find("model.layers.1").unwrap();
+    let kept: Arc<Mutex<Vec<Vec<tensor::Tensor>>>> = Arc::default();
+    let guards = [Tap::Input, Tap::Output].map(|tap| {
+        let kept = Arc::clone(&kept);
+        hooks.add(layer, tap, move |observation| {
+            kept.lock().unwrap().push(observation.values.iter().flatten().cloned().collect());
+            Ok(None)
+        })
+    });
+    golden.model.forward(Run { engine: &golden.engine, hooks: Some(&hooks) }, &golden.ids, None).unwrap();
+    drop(guards);
+    let kept = std::mem::take(&mut *kept.lock().unwrap());
+    let [inputs, outputs] = kept.as_slice() else { panic!("one call") };
+    let again = golden.model.call_module(golden.run(), layer, inputs.clone()).unwrap();
+    assert_eq!(again[0].to_f32().unwrap(), outputs[0].to_f32().unwrap());
+    let list = golden.model.tree().find("model.layers").unwrap();
+    let error = golden.model.call_module(golden.run(), list, inputs.clone()).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NotCallable));
+}
