@@ -155,7 +155,7 @@ pub enum Bias {
 
 impl Bias {
     /// By a config's flag.
-    pub fn from_flag(is_given: bool) -> Self {
+    pub(crate) fn from_flag(is_given: bool) -> Self {
         if is_given { Self::Given } else { Self::Absent }
     }
 }

@@ -133,6 +133,25 @@ impl<'a> Config<'a> {
         dtype.map(Some).ok_or_else(|| Error::config(name, expected).at(format_args!("config.json: {key}")))
     }
 
+    /// How many channels of a head turn: `partial_rotary_factor` of them, in `rope_parameters` or beside it.
+    ///
+    /// # Errors
+    /// A factor outside 0 to 1, or an odd number of channels.
+    pub fn rotary_dim(&self, head_dim: usize, default: f64) -> Result<usize> {
+        let key = "partial_rotary_factor";
+        let part = self.part("rope_parameters").map(|part| part.number(key)).transpose()?.flatten();
+        let factor = match part {
+            Some(factor) => factor,
+            None => self.number_or(key, default)?,
+        };
+        let turning = (head_dim as f64 * factor) as usize;
+        if !(0.0..=1.0).contains(&factor) || turning % 2 != 0 {
+            let expected = format!("a share that makes an even number of the {head_dim} channels");
+            return Err(Error::config(factor, expected).at(format_args!("config.json: {key}")));
+        }
+        Ok(turning)
+    }
+
     /// The width of a head: `head_dim`, or the hidden size shared by the heads.
     pub fn head_dim(&self) -> Result<usize> {
         let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);

@@ -19,7 +19,7 @@ mod model;
 mod rope;
 mod store;
 
-pub use architectures::{ARCHITECTURES, Architecture, Built};
+pub use architectures::{ARCHITECTURES, Architecture};
 pub use build::{Bias, Builder};
 pub use config::{Config, Flag};
 pub use context::{Causal, Cx, Group, Layer, Run};

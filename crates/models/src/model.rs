@@ -11,7 +11,8 @@ use graph::{
 use serde_json::Value as Json;
 use tensor::{DType, Dim, Spec, Symbol, Tensor};
 
-use crate::architectures::{self, Architecture, Built};
+use crate::architectures::{self, Architecture};
+use crate::build::Builder;
 use crate::config::Config;
 use crate::context::{Cx, Layer, Run, Runner};
 use crate::error::{Error, ErrorKind, Result};
@@ -73,7 +74,7 @@ impl Model {
     pub fn build(config: &Json, weights: Arc<dyn Weights>, options: ModelOptions) -> Result<Self> {
         let config = Config::new(config);
         let architecture = architectures::find(&config)?;
-        let Built { tree, layers, parameters, owned, links, .. } = (architecture.build)(&config)?;
+        let Builder { tree, layers, parameters, owned, links, .. } = (architecture.build)(&config)?;
         let dtype = match options.dtype {
             Some(dtype) => dtype,
             None => config.dtype()?.unwrap_or(DType::F32),

@@ -1,6 +1,6 @@
 //! ERNIE 4.5: Llama with neighbouring channels turning together, and one switch for all biases.
 
-use super::{Architecture, Built, classes};
+use super::{Architecture, classes};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -16,7 +16,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, rope_theta: 500_000.0, tie
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "ernie4_5", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let plan = plain_causal(config, CLASSES, DEFAULTS)?;
     let bias = Bias::from_flag(config.flag_or("use_bias", Flag::Off)?);

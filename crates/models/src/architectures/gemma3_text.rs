@@ -1,6 +1,6 @@
 //! Gemma 3, text: Gemma 2 with norms on the heads of query and key, no caps by default, and slower rotation in full layers.
 
-use super::{Architecture, Built};
+use super::Architecture;
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -23,7 +23,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 1_000_000.0, t
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "gemma3_text", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
     plan.norm.kind = NormKind::RmsOffset;

@@ -1,6 +1,6 @@
 //! Granite: Llama with multipliers on embedding, attention, residual branches and logits.
 
-use super::{Architecture, Built, classes};
+use super::{Architecture, classes};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -15,7 +15,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 10_000.0, tied
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "granite", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
     plan.embedding.factor = Factor::Exact(config.number_or("embedding_multiplier", 1.0)? as f32);

@@ -7,7 +7,7 @@
 //! logits = lm_head(norm(x))                            (B, T, V)
 //! ```
 
-use super::{Architecture, Built, classes};
+use super::{Architecture, classes};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -22,7 +22,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 10_000.0, tied
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "llama", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let plan = plain_causal(config, CLASSES, DEFAULTS)?;
     let mut attention = plain_attention(config, "LlamaAttention")?;

@@ -18,6 +18,8 @@ mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use crate::build::Builder;
 use crate::config::Config;
@@ -32,11 +34,8 @@ pub struct Architecture {
     /// Classes that subgraphs do not split by default.
     pub no_split: &'static [&'static str],
     /// Builds the model from its config.
-    pub build: fn(&Config<'_>) -> Result<Built>,
+    pub build: fn(&Config<'_>) -> Result<Builder>,
 }
-
-/// What an architecture builds.
-pub type Built = Builder;
 
 /// All architectures, by name.
 pub const ARCHITECTURES: &[Architecture] = &[
@@ -58,6 +57,8 @@ pub const ARCHITECTURES: &[Architecture] = &[
     qwen3::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
     smollm3::ARCHITECTURE,
+    stablelm::ARCHITECTURE,
+    starcoder2::ARCHITECTURE,
 ];
 
 /// The architecture of a config.

@@ -1,6 +1,6 @@
 //! OLMo: Llama with norms that have no parameters.
 
-use super::{Architecture, Built, classes};
+use super::{Architecture, classes};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -16,7 +16,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, rope_theta: 10_000.0, tied
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "olmo", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
     plan.norm = NormPlan { class: "OlmoLayerNorm", eps: 1e-5, kind: NormKind::LayerPlain };

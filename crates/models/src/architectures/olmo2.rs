@@ -1,6 +1,6 @@
 //! OLMo 2: norms after each branch, and over all heads of query and key.
 
-use super::{Architecture, Built, classes};
+use super::{Architecture, classes};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
@@ -16,7 +16,7 @@ const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, rope_theta: 10_000.0, tied
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "olmo2", class: CLASSES.causal_lm, no_split: &[CLASSES.layer], build };
 
-fn build(config: &Config<'_>) -> Result<Built> {
+fn build(config: &Config<'_>) -> Result<Builder> {
     let mut b = Builder::new(CLASSES.causal_lm);
     let mut plan = plain_causal(config, CLASSES, DEFAULTS)?;
     plan.norm.kind = NormKind::RmsRoundedLate;

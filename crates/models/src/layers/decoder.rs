@@ -4,8 +4,8 @@ use graph::{ModuleId, Value};
 use tensor::Op;
 
 use super::{
-    AttentionPlan, EmbeddingPlan, MlpPlan, MoePlan, NormPlan, Rotary, attention, embedding, exactly, gated_mlp, norm,
-    sparse_moe,
+    AttentionPlan, EmbeddingPlan, MlpPlan, MoePlan, NormPlan, PlainNames, Rotary, attention, embedding, exactly,
+    gated_mlp, norm, sparse_moe, ungated_mlp,
 };
 use crate::build::{Bias, Builder};
 use crate::context::{Causal, Cx, Layer};
@@ -33,6 +33,8 @@ pub(crate) struct LayerPlan {
     pub(crate) shape: Branches,
     /// Factor on what a branch adds.
     pub(crate) residual_factor: Option<f32>,
+    /// A `dropout` that is listed and does nothing.
+    pub(crate) dropout: Option<&'static str>,
 }
 
 /// Where a norm stands in a decoder layer.
@@ -75,13 +77,14 @@ pub(crate) const ONE_NORM: &[(Slot, &str)] = &[(Slot::BeforeAttention, "input_la
 impl LayerPlan {
     /// Branches in turn with a norm before each.
     pub(crate) fn pre_norm(norm: NormPlan, attention: AttentionPlan, feed: Feed) -> Self {
-        Self { attention, feed, norm, norms: PRE_NORMS, shape: Branches::InTurn, residual_factor: None }
+        Self { attention, feed, norm, norms: PRE_NORMS, shape: Branches::InTurn, residual_factor: None, dropout: None }
     }
 }
 
 /// The second branch of a decoder layer.
 pub(crate) enum Feed {
     Gated(MlpPlan),
+    Plain(MlpPlan, PlainNames),
     Experts(MoePlan),
 }
 
@@ -145,11 +148,18 @@ pub(crate) fn decoder_layer(b: &mut Builder, name: &str, class: &'static str, pl
                 let (id, takes, gives) = gated_mlp(b, "mlp", mlp)?;
                 (id, takes, vec![gives])
             }
+            Feed::Plain(mlp, names) => {
+                let (id, takes, gives) = ungated_mlp(b, "mlp", mlp, *names)?;
+                (id, takes, vec![gives])
+            }
             Feed::Experts(moe) => sparse_moe(b, "mlp", moe)?,
         };
         let mut norms = [None; 4];
         for &(slot, name) in plan.norms {
             norms[slot as usize] = Some(norm(b, name, plan.norm, plan.attention.width)?);
+        }
+        if let Some(name) = plan.dropout {
+            b.holder(name, "Dropout", |_| Ok(()))?;
         }
         let layer = DecoderLayer { attention, feed, norms, shape: plan.shape, residual_factor: plan.residual_factor };
         layer.publish(b, plan, [attention_takes, feed_takes], [vec![attention_gives], feed_gives]);

@@ -1,4 +1,4 @@
-//! The gated feed-forward block.
+//! Feed-forward blocks: gated, and plain.
 
 use graph::{ModuleId, Value};
 use tensor::{Activation, Op};
@@ -44,6 +44,35 @@ pub(crate) fn gated_mlp(b: &mut Builder, name: &str, plan: &MlpPlan) -> Result<(
     Ok((id, first, last))
 }
 
+/// `second(f(first(x)))`: x (..., C) -> (..., C).
+struct PlainMlp {
+    first: ModuleId,
+    second: ModuleId,
+    activation: Activation,
+}
+
+/// Names of first linear, second linear and activation.
+pub(crate) type PlainNames = [&'static str; 3];
+
+/// A block without a gate under `name`; gives what [`gated_mlp`] gives.
+pub(crate) fn ungated_mlp(
+    b: &mut Builder,
+    name: &str,
+    plan: &MlpPlan,
+    names: PlainNames,
+) -> Result<(ModuleId, Vec<ModuleId>, ModuleId)> {
+    let mut parts = None;
+    let id = b.module(name, plan.class, |b| {
+        let first = b.linear(names[0], [plan.intermediate, plan.width], plan.bias)?;
+        let second = b.linear(names[1], [plan.width, plan.intermediate], plan.bias)?;
+        b.holder(names[2], activation_class(plan.activation), |_| Ok(()))?;
+        parts = Some((vec![first], second));
+        Ok(PlainMlp { first, second, activation: plan.activation })
+    })?;
+    let (first, last) = parts.expect("the closure ran, else there were an error");
+    Ok((id, first, last))
+}
+
 /// The class of an activation, listed as a module and computed as an operation.
 pub(crate) fn activation_class(activation: Activation) -> &'static str {
     match activation {
@@ -64,5 +93,14 @@ impl Layer for GatedMlp {
         let up = cx.call(self.up, [x])?;
         let h = cx.apply(Op::Gated(self.activation), [gate, up])?;
         cx.call_all(self.down, vec![h])
+    }
+}
+
+impl Layer for PlainMlp {
+    fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
+        let [x] = exactly(inputs, "x")?;
+        let h = cx.call(self.first, [x])?;
+        let h = cx.apply(Op::Activate(self.activation), [h])?;
+        cx.call_all(self.second, vec![h])
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use family::{
     Defaults, inverse_root, layer_types, plain_attention, plain_causal, plain_mlp, qwen_windows, refuse, windows_of,
 };
 pub use linear::Linear;
-pub(crate) use mlp::{MlpPlan, gated_mlp};
+pub(crate) use mlp::{MlpPlan, PlainNames, gated_mlp, ungated_mlp};
 pub(crate) use norm::{NormKind, NormPlan, norm};
 pub(crate) use rotary::Rotary;
 

@@ -26,6 +26,8 @@ pub(crate) enum NormKind {
     RmsRoundedLate,
     /// Root mean square; `1 + weight`, rounded after it is multiplied (Gemma).
     RmsOffset,
+    /// Mean and variance; `weight` and `bias`.
+    LayerBias,
     /// Mean and variance; `weight` (Cohere).
     LayerWeight,
     /// Mean and variance; nothing (OLMo).
@@ -34,7 +36,7 @@ pub(crate) enum NormKind {
 
 /// Normalization of the last dimension: x (..., C) -> (..., C).
 struct Norm {
-    weight: Option<ParameterId>,
+    parameters: Vec<ParameterId>,
     op: Op,
 }
 
@@ -47,10 +49,15 @@ pub(crate) fn norm(b: &mut Builder, name: &str, plan: NormPlan, width: usize) ->
             NormKind::Rms => rms(0.0, Rounded::BeforeWeight),
             NormKind::RmsRoundedLate => rms(0.0, Rounded::AfterWeight),
             NormKind::RmsOffset => rms(1.0, Rounded::AfterWeight),
-            NormKind::LayerWeight | NormKind::LayerPlain => Op::LayerNorm { eps },
+            NormKind::LayerBias | NormKind::LayerWeight | NormKind::LayerPlain => Op::LayerNorm { eps },
         };
-        let weight = (!matches!(plan.kind, NormKind::LayerPlain)).then(|| b.parameter("weight", &[width]));
-        Ok(Norm { weight, op })
+        let names: &[&str] = match plan.kind {
+            NormKind::LayerPlain => &[],
+            NormKind::LayerBias => &["weight", "bias"],
+            _ => &["weight"],
+        };
+        let parameters = names.iter().map(|name| b.parameter(name, &[width])).collect();
+        Ok(Norm { parameters, op })
     })?;
     if matches!(plan.kind, NormKind::RmsOffset) {
         b.links().norm_offsets.push((id, 1.0));
@@ -68,8 +75,11 @@ impl NormPlan {
 impl Layer for Norm {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [x] = exactly(inputs, "x")?;
-        let weight = self.weight.map(|weight| cx.parameter(weight)).transpose()?;
-        cx.apply_all(self.op.clone(), std::iter::once(x).chain(weight).collect())
+        let mut inputs = vec![x];
+        for &parameter in &self.parameters {
+            inputs.push(cx.parameter(parameter)?);
+        }
+        cx.apply_all(self.op.clone(), inputs)
     }
 
     fn timing(&self) -> Timing {
