@@ -5,6 +5,9 @@ use tensor::{Activation, DType};
 
 use crate::error::{Error, Result};
 
+/// The widest head that a config may ask for; tables are built before the checkpoint is asked.
+const MOST_HEAD_DIM: usize = 1 << 16;
+
 /// A model's config; keys that nobody reads are left alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a>(&'a Value);
@@ -48,6 +51,16 @@ impl<'a> Config<'a> {
         self.read(key, "a positive integer", |value| {
             value.as_u64().filter(|&it| it > 0 && it < 1 << 32).and_then(|it| usize::try_from(it).ok())
         })
+    }
+
+    /// A positive number up to `most` that must be there: what is built in that number before the checkpoint is asked.
+    pub fn count(&self, key: &str, most: usize) -> Result<usize> {
+        let found = self.size(key)?;
+        if found <= most {
+            Ok(found)
+        } else {
+            Err(Error::config(found, format!("at most {most}")).at(format_args!("config.json: {key}")))
+        }
     }
 
     /// A positive number, or `default`.
@@ -145,7 +158,7 @@ impl<'a> Config<'a> {
             None => self.number_or(key, default)?,
         };
         let turning = (head_dim as f64 * factor) as usize;
-        if !(0.0..=1.0).contains(&factor) || turning % 2 != 0 {
+        if !(0.0..=1.0).contains(&factor) || !turning.is_multiple_of(2) {
             let expected = format!("a share that makes an even number of the {head_dim} channels");
             return Err(Error::config(factor, expected).at(format_args!("config.json: {key}")));
         }
@@ -156,8 +169,9 @@ impl<'a> Config<'a> {
     pub fn head_dim(&self) -> Result<usize> {
         let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         match self.size_of("head_dim")? {
-            Some(width) => Ok(width),
-            None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+            Some(width) if width <= MOST_HEAD_DIM => Ok(width),
+            Some(width) => Err(Error::config(width, format!("at most {MOST_HEAD_DIM}")).at("config.json: head_dim")),
+            None if hidden.is_multiple_of(heads) && hidden / heads <= MOST_HEAD_DIM => Ok(hidden / heads),
             None => Err(Error::config(heads, format!("a divisor of hidden_size {hidden}"))
                 .at("config.json: num_attention_heads")),
         }

@@ -36,7 +36,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
         },
         width: mlp.width,
         intermediate: config.size("moe_intermediate_size")?,
-        n_experts: config.size("num_experts")?,
+        n_experts: config.count("num_experts", 1 << 12)?,
         n_chosen: config.size("num_experts_per_tok")?,
         scores: Scores::Softmax,
         normalize: if config.flag_or("norm_topk_prob", Flag::Off)? { Normalize::ToOne } else { Normalize::No },

@@ -38,9 +38,9 @@ fn build(config: &Config<'_>) -> Result<Builder> {
         },
         width: mlp.width,
         intermediate: config.size("moe_intermediate_size")?,
-        n_experts: match config.size_of("num_experts")? {
-            Some(n_experts) => n_experts,
-            None => config.size("num_local_experts")?,
+        n_experts: match config.get("num_experts") {
+            Some(_) => config.count("num_experts", 1 << 12)?,
+            None => config.count("num_local_experts", 1 << 12)?,
         },
         n_chosen: config.size("num_experts_per_tok")?,
         scores: Scores::Softmax,

@@ -61,7 +61,7 @@ pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defa
             width: config.size("hidden_size")?,
             factor: Factor::One,
         },
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.count("num_hidden_layers", 1 << 12)?,
         norm: NormPlan {
             class: classes.norm,
             eps: config.number_or("rms_norm_eps", defaults.norm_eps)?,

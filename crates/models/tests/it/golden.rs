@@ -231,6 +231,12 @@ fn what_cannot_be_built_is_refused_by_name() {
             "the checkpoint has no such tensor (in `model.layers.2.self_attn.q_proj.weight`)",
         ),
         (
+            "num_hidden_layers",
+            json!(4_000_000),
+            "found 4000000, expected at most 4096 (in `config.json: num_hidden_layers`)",
+        ),
+        ("head_dim", json!(1 << 20), "found 1048576, expected at most 65536 (in `config.json: head_dim`)"),
+        (
             "intermediate_size",
             json!(65),
             "shape [64, 32], expected [65, 32] by the config (in `model.layers.0.mlp.gate_proj.weight`)",
