@@ -12,7 +12,7 @@ pub fn power(x: f64, exponent: f64) -> f64 {
     let bits = x.to_bits();
     let biased = bits.wrapping_add((1023 << 52) - SQRT_HALF) >> 52;
     let m = f64::from_bits(bits.wrapping_sub(biased.wrapping_sub(1023) << 52));
-    let k = f64::from(biased as i32 - 1023);
+    let k = f64::from((biased as i32).wrapping_sub(1023));
     // ln m = 2 atanh s.
     let s = (m - 1.0) / (m + 1.0);
     let t = s * s;

@@ -11,7 +11,7 @@ use compressed_tensors::{
     quantize::{Division, dequantize_value, quantize_value},
     scales::{Arithmetic, Code, Qparam, ScaleRule, clamp, propagating_max, propagating_min},
 };
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
 use super::{
     improvements::Improvements,
@@ -127,19 +127,7 @@ impl GridSearch {
         extra: Option<f32>,
         (ranges, found): (&mut Vec<Range>, &mut Improvements),
     ) {
-        self.arch.dispatch(
-            #[inline(always)]
-            || {
-                for (i, values) in values.chunks(width).enumerate() {
-                    let weights = weights.map(|it| &it[i * width..i * width + values.len()]);
-                    let (min, max) = range(values);
-                    let range = extra.map_or((min, max), |it| (propagating_min(min, it), propagating_max(max, it)));
-                    ranges.push(range);
-                    found.push();
-                    self.entry(values, weights, range, found);
-                }
-            },
-        );
+        self.arch.dispatch(Runs { grid: self, values, weights, width, extra, ranges, found });
     }
 
     #[inline(always)]
@@ -167,17 +155,7 @@ impl GridSearch {
     /// Sums of the errors of one row under each scale.
     pub(super) fn row_sums(&self, values: &[f32], range: Range, qparams: &[Qparam], sums: &mut [f64]) {
         let rounding = self.rounding(range);
-        self.arch.dispatch(
-            #[inline(always)]
-            || {
-                for (idx, qparam) in qparams.iter().enumerate() {
-                    sums[idx] = match idx.checked_sub(1) {
-                        Some(last) if qparams[last] == *qparam => sums[last],
-                        _ => self.sum(rounding, values, None, *qparam, f64::INFINITY).unwrap_or(f64::INFINITY),
-                    };
-                }
-            },
-        );
+        self.arch.dispatch(RowSums { grid: self, values, rounding, qparams, sums });
     }
 
     /// Values and candidates that are infinite or NaN take the defining functions.
@@ -281,36 +259,87 @@ impl GridSearch {
 
     #[inline(always)]
     fn add_shares(&self, magnitudes: &[[f32; BLOCK]], weights: Option<&[[f32; BLOCK]]>, lanes: &mut [f64; 8]) {
-        // Weighted errors are f32, and so are their shares.
-        macro_rules! add_all {
-            ($share:expr) => {
-                match weights {
-                    None => add(magnitudes, lanes, |_, _, x| $share(x)),
-                    Some(weights) => {
-                        add(magnitudes, lanes, |i, j, x| f64::from($share(x) as f32 * weights[i][j]));
+        // Loops in place of closures, which would not be compiled for the instruction set at hand.
+        macro_rules! add {
+            (|$x:ident| $share:expr) => {
+                for (i, block) in magnitudes.iter().enumerate() {
+                    let mut shares = [0.0; BLOCK];
+                    for (out, &$x) in shares.iter_mut().zip(block) {
+                        *out = $share;
+                    }
+                    if let Some(weights) = weights {
+                        // Weighted errors are f32, and so are their shares.
+                        for (out, weight) in shares.iter_mut().zip(&weights[i]) {
+                            *out = f64::from(*out as f32 * weight);
+                        }
+                    }
+                    for (lane, sum) in lanes.iter_mut().enumerate() {
+                        *sum = *sum + shares[lane] + shares[lane + 8];
                     }
                 }
             };
         }
         match &self.measure {
-            Measure::Table(table) if self.error == Float::F16 => add_all!(|x| table[index(x, Float::F16)]),
-            Measure::Table(table) => add_all!(|x| table[index(x, Float::BF16)]),
-            Measure::Square => add_all!(|x: f32| f64::from(x * x)),
-            Measure::Cube => add_all!(|x: f32| f64::from(x * x * x)),
-            Measure::Power(exponent) => add_all!(|x| f64::from(power_f32(x, *exponent))),
+            Measure::Table(table) if self.error == Float::F16 => add!(|x| table[index(x, Float::F16)]),
+            Measure::Table(table) => add!(|x| table[index(x, Float::BF16)]),
+            Measure::Square => add!(|x| f64::from(x * x)),
+            Measure::Cube => add!(|x| f64::from(x * x * x)),
+            Measure::Power(exponent) => add!(|x| f64::from(power_f32(x, *exponent))),
         }
     }
 }
 
-#[inline(always)]
-fn add(magnitudes: &[[f32; BLOCK]], lanes: &mut [f64; 8], share: impl Fn(usize, usize, f32) -> f64) {
-    for (i, block) in magnitudes.iter().enumerate() {
-        let mut shares = [0.0; BLOCK];
-        for (j, out) in shares.iter_mut().enumerate() {
-            *out = share(i, j, block[j]);
+/// The work of [`GridSearch::runs`], compiled for each instruction set.
+struct Runs<'a> {
+    grid: &'a GridSearch,
+    values: &'a [f32],
+    weights: Option<&'a [f32]>,
+    width: usize,
+    extra: Option<f32>,
+    ranges: &'a mut Vec<Range>,
+    found: &'a mut Improvements,
+}
+
+impl NullaryFnOnce for Runs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (i, values) in self.values.chunks(self.width).enumerate() {
+            let weights = self.weights.map(|it| &it[i * self.width..i * self.width + values.len()]);
+            let (mut min, mut max) = range(values);
+            if let Some(extra) = self.extra {
+                (min, max) = (propagating_min(min, extra), propagating_max(max, extra));
+            }
+            self.ranges.push((min, max));
+            self.found.push();
+            self.grid.entry(values, weights, (min, max), self.found);
         }
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum = *sum + shares[lane] + shares[lane + 8];
+    }
+}
+
+/// The work of [`GridSearch::row_sums`], compiled for each instruction set.
+struct RowSums<'a> {
+    grid: &'a GridSearch,
+    values: &'a [f32],
+    rounding: Rounding,
+    qparams: &'a [Qparam],
+    sums: &'a mut [f64],
+}
+
+impl NullaryFnOnce for RowSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (idx, qparam) in self.qparams.iter().enumerate() {
+            self.sums[idx] = match idx.checked_sub(1) {
+                Some(last) if self.qparams[last] == *qparam => self.sums[last],
+                _ => {
+                    let sum = self.grid.sum(self.rounding, self.values, None, *qparam, f64::INFINITY);
+                    sum.unwrap_or(f64::INFINITY)
+                }
+            };
         }
     }
 }
@@ -355,7 +384,7 @@ fn round_e2m1(value: f32) -> f32 {
 fn round_mantissa(value: f32, smallest: f32, shift: u32) -> f32 {
     let magnitude = value.abs();
     let bounded = if magnitude > smallest { magnitude } else { smallest };
-    let anchor = f32::from_bits((bounded.to_bits() & 0x7f80_0000) + (shift << 23));
+    let anchor = f32::from_bits((bounded.to_bits() & 0x7f80_0000).wrapping_add(shift << 23));
     ((magnitude + anchor) - anchor).copysign(value)
 }
 
