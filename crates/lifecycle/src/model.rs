@@ -86,6 +86,15 @@ pub trait ModuleStore: Any + Send {
     /// # Errors
     /// An unknown name.
     fn remove(&mut self, name: &str) -> Result<()>;
+
+    /// Runs a module once more on what it was given in a batch of the current wave, with some parameters replaced by values
+    /// of their shape. Only for modules that a modifier named in [`reruns`](crate::Modifier::reruns); no tap is fed.
+    ///
+    /// # Errors
+    /// A store that cannot run its model, which is what the default says; a module or batch whose inputs were not kept.
+    fn rerun(&self, module: &str, _batch_idx: usize, _replaced: &[(&str, &[f32])]) -> Result<Array> {
+        Err(Error::failed(format_args!("this store cannot run module `{module}` again")))
+    }
 }
 
 impl dyn ModuleStore {

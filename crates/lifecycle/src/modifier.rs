@@ -116,6 +116,14 @@ pub trait Modifier: Send {
         Ok(Vec::new())
     }
 
+    /// Names of the modules that it runs again at the end of a wave, so that their inputs must be kept.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    fn reruns(&self, _model: &dyn ModuleStore) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Takes a tapped value. Called in the order of batches, while the model is running: the state is
     /// out of reach.
     ///

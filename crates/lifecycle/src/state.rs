@@ -2,6 +2,8 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
+use compressed_tensors::scheme::QuantizationScheme;
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::{Result, error::ErrorKind, metrics::LoggerManager, model::ModuleStore};
@@ -77,6 +79,9 @@ pub struct State {
     pub batches_per_step: Option<i64>,
     /// Where metrics go.
     pub loggers: Option<LoggerManager>,
+    /// How modules are quantized, by name, as the quantizing modifiers say when they are initialized: for modifiers before
+    /// them in a recipe that prepare weights for that.
+    pub schemes: IndexMap<String, QuantizationScheme>,
 }
 
 /// What [`State::update`] sets; `None` keeps the value.

@@ -8,6 +8,8 @@ mod goldens;
 pub mod gptq;
 pub mod observers;
 pub mod quantization;
+pub mod registry;
 pub mod smoothquant;
 
 pub use error::{Error, ErrorKind, Result};
+pub use registry::MODIFIERS;

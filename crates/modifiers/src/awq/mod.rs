@@ -5,11 +5,15 @@
 //! [`mappings`] says which layers belong together; scales are applied as in [`crate::smoothquant`].
 
 pub mod algorithm;
+pub mod config;
 pub mod mappings;
+mod modifier;
 
 pub use algorithm::{
     ActivationMean, Balance, Best, Candidate, DuoScaling, Gram, LossSum, candidate_scales, grid, search, weight_mean,
 };
+pub use config::AwqFields;
+pub use modifier::AwqModifier;
 
 #[cfg(test)]
 mod tests;

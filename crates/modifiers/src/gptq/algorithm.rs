@@ -193,6 +193,20 @@ pub struct Factored {
     pub fallback: Option<Fallback>,
 }
 
+impl Factored {
+    /// For weights with `cols` columns whose input was seen too seldom.
+    pub fn nearest(cols: usize, seen: u64) -> Self {
+        Self {
+            order: (0..cols as u32).collect(),
+            dead: Vec::new(),
+            factor: None,
+            dampening_frac: 0.0,
+            attempts: 0,
+            fallback: Some(Fallback::Tokens { seen }),
+        }
+    }
+}
+
 /// Orders, damps and factors second moments.
 ///
 /// A damping that fails is raised as [`Escalation`] says, and where nothing helps weights are rounded to nearest: both are
@@ -210,15 +224,7 @@ pub fn factorize(profile: Profile, hessian: &Hessian, order: Order, damping: &Da
     let mut visits: Vec<u32> = (0..N as u32).collect();
     let seen = hessian.n_tokens;
     if seen < damping.min_tokens.max(1) {
-        let fallback = Some(Fallback::Tokens { seen });
-        return Ok(Factored {
-            order: visits,
-            dead: Vec::new(),
-            factor: None,
-            dampening_frac: 0.0,
-            attempts: 0,
-            fallback,
-        });
+        return Ok(Factored::nearest(N, seen));
     }
     if order == Order::Diagonal {
         visits.sort_by(|&a, &b| diagonal[b as usize].total_cmp(&diagonal[a as usize]));

@@ -4,10 +4,14 @@
 //! same input ([`Factored`]), and one sweep over the stacked rows of those weights ([`quantize`]).
 
 pub mod algorithm;
+pub mod config;
+mod modifier;
 
 pub use algorithm::{
     Consumer, Damping, Escalation, Factored, Fallback, Hessian, Order, Quantized, factorize, quantize,
 };
+pub use config::GptqFields;
+pub use modifier::GptqModifier;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,15 @@
 //! Schemes without a change of weights: `QuantizationModifier`, and what all quantizing modifiers share.
+//!
+//! [`config`] says which modules get which scheme, [`targets`] finds them in a model and keeps what is observed of them,
+//! [`algorithm`] rounds to nearest on slices.
 
 pub mod algorithm;
+pub mod config;
+mod modifier;
+pub mod targets;
+
+pub use config::{QuantizationFields, SchemeField};
+pub use modifier::QuantizationModifier;
 
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,14 @@
 //! the same function; [`algorithm`] finds `s` and applies it on slices, [`mappings`] says which layers belong together.
 
 pub mod algorithm;
+pub mod config;
 pub mod mappings;
+pub(crate) mod modifier;
 
 pub use algorithm::{ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, multiply_columns, scales};
+pub use config::SmoothQuantFields;
 pub use mappings::{Mapping, NamedMapping, Resolved};
+pub use modifier::{SmoothQuantModifier, apply};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,364 @@
+//! When statistics are gathered, scales searched and applied.
+
+use std::collections::HashSet;
+
+use compressed_tensors::{
+    args::QuantizationStrategy,
+    fused::fused_sets,
+    numbers::Float,
+    target::{NamedModule, lowest_common_ancestor},
+};
+use indexmap::IndexMap;
+use lifecycle::{
+    Activation, Event, Fields, Modifier, ModuleStore, Result, Sample, Settings, State, Tap, TapPoint, Wave,
+    error::Error,
+};
+use serde_json::{Value, json};
+
+use super::{
+    algorithm::{ActivationMean, Balance, Best, DuoScaling, Gram, LossSum, search, weight_mean},
+    config::AwqFields,
+    mappings::mappings_for,
+};
+use crate::{
+    error::ErrorKind,
+    quantization::config::take_settings,
+    smoothquant::{
+        mappings::Resolved,
+        modifier::{Parameter, apply},
+    },
+};
+
+/// Scales channels up where activations are large, before a quantizing modifier rounds the weights.
+///
+/// It reads the schemes of the modules from [`State::schemes`].
+#[derive(Debug)]
+pub struct AwqModifier {
+    settings: Settings,
+    fields: Fields,
+    config: AwqFields,
+    mappings: Option<Vec<Place>>,
+    seen: IndexMap<String, Seen>,
+    report: Vec<Value>,
+}
+
+/// A mapping in one place, and where it is measured.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    layers: Resolved,
+    /// The module whose output judges the scales.
+    parent: String,
+    /// The module whose input is the smoothed activation.
+    tapped: String,
+}
+
+/// What came by at a tap.
+#[derive(Debug)]
+struct Seen {
+    mean: ActivationMean,
+    gram: Option<Gram>,
+    batches: Vec<(usize, Option<Vec<bool>>)>,
+}
+
+impl AwqModifier {
+    /// The type's name.
+    pub const NAME: &'static str = "AWQModifier";
+
+    /// From all fields of a recipe, defaults written out.
+    ///
+    /// # Errors
+    /// As [`AwqFields::read`].
+    pub fn new(fields: &Fields) -> crate::Result<Self> {
+        let mut own = fields.clone();
+        let settings = take_settings(&mut own)?;
+        let config = AwqFields::read(own.clone())?;
+        Ok(Self { settings, fields: own, config, mappings: None, seen: IndexMap::new(), report: Vec::new() })
+    }
+
+    /// The mappings in a model; those whose shapes do not fit (value projections with fewer heads than the output's) are
+    /// left out.
+    fn resolve(&self, model: &dyn ModuleStore) -> Result<Vec<Place>> {
+        let classes: Vec<Vec<&str>> =
+            model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
+        let facts = model.modules().iter().zip(&classes).filter(|(it, _)| !it.internal);
+        let modules: Vec<NamedModule<'_>> =
+            facts.map(|(it, classes)| NamedModule { name: &it.name, classes }).collect();
+        let root = modules.iter().find(|it| it.name.is_empty());
+        let class = root.and_then(|it| it.classes.first()).copied().unwrap_or_default();
+        let mappings = self.config.mappings.clone().unwrap_or_else(|| mappings_for(class, &modules));
+        let mut places = Vec::new();
+        for layers in mappings.iter().map(|it| it.resolve(&modules)).collect::<crate::Result<Vec<_>>>()?.concat() {
+            if !fits(model, &layers)? {
+                continue;
+            }
+            let parent = parent_of(&layers.balance, &modules);
+            let tapped = match &layers.activation_hook_target {
+                None => layers.balance.first().cloned().unwrap_or_default(),
+                Some(path) => {
+                    let name = if parent.is_empty() { path.clone() } else { format!("{parent}.{path}") };
+                    if !modules.iter().any(|it| it.name == name) {
+                        let reason = format!("activation_hook_target `{path}` is not below `{parent}`");
+                        let kind = ErrorKind::Mapping { smooth: layers.smooth.clone(), reason };
+                        return Err(crate::Error::from(kind).into());
+                    }
+                    name
+                }
+            };
+            places.push(Place { layers, parent, tapped });
+        }
+        Ok(places)
+    }
+
+    fn places(&self, model: &dyn ModuleStore) -> Result<Vec<Place>> {
+        self.mappings.clone().map_or_else(|| self.resolve(model), Ok)
+    }
+
+    fn smooth(&mut self, state: &mut State, place: &Place, seen: &Seen) -> Result<()> {
+        let layers = &place.layers;
+        let mut weights = Vec::with_capacity(layers.balance.len());
+        for name in &layers.balance {
+            weights.push(Parameter::read(state.model()?, name, "weight")?);
+        }
+        let names: Vec<String> = layers.balance.iter().map(|it| format!("{it}.weight")).collect();
+        let sets = fused_sets(names.iter().map(String::as_str)).complete;
+        let balance: Vec<Balance<'_>> = weights
+            .iter()
+            .enumerate()
+            .map(|(idx, weight)| Balance {
+                args: state.schemes.get(&layers.balance[idx]).and_then(|it| it.weights.as_ref()),
+                float: weight.float,
+                rows: weight.shape.first().copied().unwrap_or(0),
+                weight: &weight.values,
+                fused: sets.iter().position(|set| set.contains(&names[idx])),
+            })
+            .collect();
+        let x_mean = seen.mean.mean()?;
+        let w_mean = weight_mean(x_mean.len(), &balance)?;
+        let found = match (&seen.gram, balance.as_slice()) {
+            (Some(gram), [only]) => {
+                search(&self.config.grid, &x_mean, &w_mean, &balance, &mut |it| gram.loss(only.weight, &it[0]))?
+            }
+            _ => by_running(state.model()?, place, seen, &names, |loss| {
+                search(&self.config.grid, &x_mean, &w_mean, &balance, loss)
+            })?,
+        };
+        apply(state.model_mut()?, layers, &found.scales)?;
+        self.report.push(json!({
+            "smooth": layers.smooth,
+            "balance": layers.balance,
+            "tokens": seen.mean.n_tokens(),
+            "candidate": {"ratio": self.config.grid[found.index].ratio, "duo_scaling": self.config.grid[found.index].duo},
+            "loss": found.losses[found.index],
+            "loss_of_first": found.losses.first(),
+        }));
+        Ok(())
+    }
+}
+
+/// Searches with losses from running the parent again on every batch.
+fn by_running(
+    model: &dyn ModuleStore,
+    place: &Place,
+    seen: &Seen,
+    names: &[String],
+    search: impl FnOnce(&mut dyn FnMut(&[Vec<f32>]) -> crate::Result<f64>) -> crate::Result<Best>,
+) -> Result<Best> {
+    let run = |batch: usize, weights: &[(&str, &[f32])]| -> Result<(Vec<f32>, Float)> {
+        let output = model.rerun(&place.parent, batch, weights)?;
+        let mut values = vec![0.0; output.elements()];
+        let rows = values.len() / output.shape.last().copied().unwrap_or(1).max(1);
+        Activation::read_rows(&output, 0..rows, &mut values)?;
+        Ok((values, Float::of(output.dtype, "output")?))
+    };
+    let mut original = Vec::with_capacity(seen.batches.len());
+    for (batch, _) in &seen.batches {
+        original.push(run(*batch, &[])?);
+    }
+    // A fault of the model is kept aside, for the search knows only its own.
+    let mut fault = None;
+    let mut loss = |weights: &[Vec<f32>]| -> crate::Result<f64> {
+        let replaced: Vec<(&str, &[f32])> =
+            names.iter().zip(weights).map(|(name, it)| (name.as_str(), it.as_slice())).collect();
+        let mut total = LossSum::new(original.first().map_or(Float::F32, |it| it.1));
+        for ((batch, mask), (expected, _)) in seen.batches.iter().zip(&original) {
+            match run(*batch, &replaced) {
+                Ok((found, _)) => total.add(expected, &found, mask.as_deref())?,
+                Err(error) => {
+                    fault = Some(error);
+                    return Err(ErrorKind::NoFiniteLoss { candidates: 0 }.into());
+                }
+            }
+        }
+        Ok(total.mean())
+    };
+    let found = search(&mut loss);
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok(found?),
+    }
+}
+
+/// Whether the smoothed layer gives as many channels as its readers take.
+fn fits(model: &dyn ModuleStore, layers: &Resolved) -> Result<bool> {
+    let shape = |name: &str| -> Result<Vec<usize>> {
+        let weight = model.module(name)?.parameters.get("weight");
+        Ok(weight.map(|it| it.shape.clone()).unwrap_or_default())
+    };
+    let smooth = shape(&layers.smooth)?;
+    let Some(&given) = smooth.first() else { return Ok(false) };
+    for name in &layers.balance {
+        let Some(&taken) = shape(name)?.get(1) else { return Ok(false) };
+        let is_fused = smooth.len() > 1 && given > taken && !layers.smooth.ends_with("v_proj");
+        let is_qkv = layers.smooth.ends_with("qkv_proj");
+        if (is_qkv && given != 3 * taken) || (given != taken && !is_fused) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The nearest module around all of them that is no list of modules; a single one is its own parent.
+fn parent_of(balance: &[String], modules: &[NamedModule<'_>]) -> String {
+    let mut ancestor = lowest_common_ancestor(balance.iter().map(|it| Some(it.as_str())));
+    let is_list = |name: &str| modules.iter().any(|it| it.name == name && it.classes.contains(&"ModuleList"));
+    while is_list(&ancestor) {
+        ancestor = crate::smoothquant::mappings::parent(&ancestor).unwrap_or_default().to_owned();
+    }
+    ancestor
+}
+
+impl Modifier for AwqModifier {
+    fn type_name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn fields(&self) -> Fields {
+        self.fields.clone()
+    }
+
+    fn needs_data(&self) -> bool {
+        true
+    }
+
+    fn wave(&self) -> Wave {
+        Wave::Layer
+    }
+
+    fn reads(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        let places = self.places(model)?;
+        Ok(places.into_iter().flat_map(|it| std::iter::once(it.parent).chain(it.layers.balance)).collect())
+    }
+
+    fn writes(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        let places = self.places(model)?.into_iter().map(|it| it.layers);
+        Ok(places.flat_map(|it| std::iter::once(it.smooth).chain(it.balance)).collect())
+    }
+
+    fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
+        let mut taps: Vec<Tap> = Vec::new();
+        for place in self.places(model)? {
+            let tap = Tap::new(place.tapped, TapPoint::Input);
+            if !taps.contains(&tap) {
+                taps.push(tap);
+            }
+        }
+        Ok(taps)
+    }
+
+    fn reruns(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        let places = self.places(model)?.into_iter().filter(|it| it.layers.balance.len() > 1);
+        Ok(places.map(|it| it.parent).collect())
+    }
+
+    fn take_data(&mut self) -> Option<Value> {
+        (!self.report.is_empty()).then(|| Value::Array(std::mem::take(&mut self.report)))
+    }
+
+    fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
+        self.resolve(state.model()?)?;
+        Ok(true)
+    }
+
+    fn on_calibration_start(&mut self, state: &mut State, _event: &Event) -> Result<()> {
+        let mut places = self.resolve(state.model()?)?;
+        let args = |name: &String| state.schemes.get(name).and_then(|it| it.weights.as_ref());
+        places.retain(|it| {
+            state.schemes.contains_key(&it.layers.smooth) || it.layers.balance.iter().any(|it| args(it).is_some())
+        });
+        for place in &places {
+            let refuse = |reason: &str| {
+                let (smooth, reason) = (place.layers.smooth.clone(), reason.to_owned());
+                Err(crate::Error::from(ErrorKind::Mapping { smooth, reason }).into())
+            };
+            let is_tensor = |it: &String| args(it).is_some_and(|it| it.strategy == QuantizationStrategy::Tensor);
+            if self.config.duo_scaling != DuoScaling::Off && place.layers.balance.iter().any(is_tensor) {
+                return refuse("duo_scaling needs more than one scale per weight, found strategy tensor");
+            }
+            let is_expert = |it: &String| it.contains(".experts.") && it.ends_with("down_proj");
+            if state.loss_masks.is_some() && place.layers.balance.iter().any(is_expert) {
+                return refuse("a loss mask cannot follow tokens into experts");
+            }
+        }
+        if places.is_empty() {
+            return Err(Error::failed(
+                "no mapped layer has a scheme, expected a quantizing modifier after AWQModifier that targets some",
+            ));
+        }
+        self.mappings = Some(places);
+        Ok(())
+    }
+
+    fn on_tap(&mut self, tap: &Tap, sample: &Sample<'_>) -> Result<()> {
+        let shape = sample.value.shape();
+        let (channels, elements) = (shape.last().copied().unwrap_or(0), shape.iter().product::<usize>());
+        if elements == 0 {
+            return Ok(());
+        }
+        let mut values = vec![0.0; elements];
+        sample.value.read_rows(0..elements / channels, &mut values)?;
+        let places = self.mappings.iter().flatten();
+        let is_linear = places.filter(|it| it.tapped == tap.module).any(|it| it.parent == tap.module);
+        let seen = self.seen.entry(tap.module.clone()).or_insert_with(|| Seen {
+            mean: ActivationMean::new(channels),
+            gram: is_linear.then(|| Gram::new(channels)),
+            batches: Vec::new(),
+        });
+        seen.mean.observe(&values, sample.mask).map_err(|e| e.at(&tap.module))?;
+        if let Some(gram) = &mut seen.gram {
+            gram.accumulate(&values, sample.mask).map_err(|e| e.at(&tap.module))?;
+        }
+        if seen.batches.last().is_none_or(|it| it.0 != sample.batch_idx) {
+            seen.batches.push((sample.batch_idx, sample.mask.map(<[bool]>::to_vec)));
+        }
+        Ok(())
+    }
+
+    fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
+        let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
+        let places: Vec<Place> = self.mappings.iter().flatten().cloned().collect();
+        let wave: Vec<Place> = places.into_iter().filter(|it| modules.contains(it.tapped.as_str())).collect();
+        // Statistics are those of the layer as it was; every smoothing keeps its function.
+        let seen: IndexMap<String, Seen> =
+            wave.iter().filter_map(|it| self.seen.shift_remove_entry(&it.tapped)).collect();
+        for place in &wave {
+            if let Some(seen) = seen.get(&place.tapped) {
+                let at = |error: Error| error.at(lifecycle::Place::Module(place.layers.smooth.clone()));
+                self.smooth(state, place, seen).map_err(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_finalize(&mut self, _state: &mut State) -> Result<bool> {
+        if self.seen.is_empty() {
+            return Ok(true);
+        }
+        let modules = self.seen.keys().cloned().collect();
+        let what = "activations were gathered and never used";
+        Err(crate::Error::from(ErrorKind::Statistics { what, modules }).into())
+    }
+}

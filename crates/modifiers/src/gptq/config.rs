@@ -1,0 +1,140 @@
+//! What a recipe may say about GPTQ: its own fields beside those of a scheme.
+
+use compressed_tensors::args::{ActivationOrdering, QuantizationArgs};
+use lifecycle::{
+    Fields,
+    recipe::{FieldKind, FieldSpec},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::algorithm::{Damping, Escalation, Order};
+use crate::{
+    error::{ErrorKind, Result},
+    quantization::config::{BASE_FIELDS, FIELDS as SCHEME_FIELDS, QuantizationFields, read_fields, refuse},
+};
+
+/// The fields of `GPTQModifier`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GptqFields {
+    /// Those of the scheme.
+    pub quantization: QuantizationFields,
+    /// Columns that the reference updates at once. It says when a sum is formed, not what it is, and is not used.
+    pub block_size: u32,
+    /// Share of the mean diagonal that is added to it.
+    pub dampening_frac: f32,
+    /// Order of columns; static where the recipe does not say, none where it says null.
+    pub actorder: Option<ActivationOrdering>,
+}
+
+/// The fields beside those of the scheme, as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    block_size: i64,
+    dampening_frac: f64,
+    actorder: Option<String>,
+    batched_quantization: Option<Value>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self { block_size: 128, dampening_frac: 0.01, actorder: None, batched_quantization: None }
+    }
+}
+
+impl GptqFields {
+    /// From all fields of a recipe but those that every modifier has.
+    ///
+    /// # Errors
+    /// Fields of another kind or range, and as [`QuantizationFields::resolve`].
+    pub fn read(mut fields: Fields) -> Result<Self> {
+        let quantization = QuantizationFields::take(&mut fields)?;
+        let ordering_is_null = fields.get("actorder").is_some_and(Value::is_null);
+        if let Some(Value::Bool(flag)) = fields.get("actorder") {
+            return Err(refuse("actorder", &flag.to_string(), "static, weight or null"));
+        }
+        let written: Written = read_fields(fields)?;
+        let block_size = u32::try_from(written.block_size).ok().filter(|it| *it > 0);
+        let block_size =
+            block_size.ok_or_else(|| refuse("block_size", &written.block_size.to_string(), "a positive number"))?;
+        let frac = written.dampening_frac;
+        if !(frac.is_finite() && frac >= 0.0) {
+            return Err(refuse("dampening_frac", &frac.to_string(), "a finite number of at least 0"));
+        }
+        match &written.batched_quantization {
+            None => {}
+            Some(Value::String(text)) if text == "auto" => {}
+            Some(Value::Number(number)) if number.as_u64().is_some_and(|it| it > 0) => {}
+            Some(other) => {
+                return Err(refuse("batched_quantization", &other.to_string(), "auto, null or a positive number"));
+            }
+        }
+        let actorder = match written.actorder.as_deref() {
+            None if ordering_is_null => None,
+            None | Some("static") => Some(ActivationOrdering::Static),
+            Some("weight") => Some(ActivationOrdering::Weight),
+            Some(other) => return Err(refuse("actorder", other, "static, weight or null")),
+        };
+        quantization.resolve()?;
+        Ok(Self { quantization, block_size, dampening_frac: frac as f32, actorder })
+    }
+
+    /// The order of a weight's columns. `static` and `weight` are one and the same.
+    ///
+    /// # Errors
+    /// A scheme whose own order differs from the one that the recipe names.
+    pub fn order(&self, args: &QuantizationArgs) -> Result<Order> {
+        match (self.actorder, args.actorder) {
+            (Some(_), _) => Ok(Order::Diagonal),
+            (None, None) => Ok(Order::Stored),
+            (None, Some(own)) => {
+                let expected = format!("`{}`, which the scheme has, or null in both", own.name());
+                Err(ErrorKind::InvalidField { field: "actorder", found: "null".to_owned(), expected }.into())
+            }
+        }
+    }
+
+    /// The damping, and what follows where it is not enough.
+    pub fn damping(&self) -> Damping {
+        Damping { frac: self.dampening_frac, escalation: Escalation::DEFAULT, ..Damping::default() }
+    }
+}
+
+const fn all() -> [FieldSpec; 20] {
+    let mut fields = [BASE_FIELDS[0]; 20];
+    let mut at = 0;
+    while at < 16 {
+        fields[at] = if at < 10 { SCHEME_FIELDS[at] } else { BASE_FIELDS[at - 10] };
+        at += 1;
+    }
+    fields[10].default = Some("true");
+    fields[16] = FieldSpec {
+        name: "block_size",
+        kind: FieldKind::Int,
+        default: Some("128"),
+        doc: "Columns that are updated at once; read, and without effect on the result.",
+    };
+    fields[17] = FieldSpec {
+        name: "dampening_frac",
+        kind: FieldKind::Float,
+        default: Some("0.01"),
+        doc: "Share of the mean diagonal of the second moments that is added to it.",
+    };
+    fields[18] = FieldSpec {
+        name: "actorder",
+        kind: FieldKind::Any,
+        default: Some("\"static\""),
+        doc: "Order of columns: static, weight or null.",
+    };
+    fields[19] = FieldSpec {
+        name: "batched_quantization",
+        kind: FieldKind::Any,
+        default: Some("\"auto\""),
+        doc: "Modules that are quantized at once; read, and without effect on the result.",
+    };
+    fields
+}
+
+/// What recipes may say.
+pub const FIELDS: [FieldSpec; 20] = all();

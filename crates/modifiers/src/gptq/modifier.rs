@@ -1,0 +1,332 @@
+//! When second moments are gathered and weights rounded.
+
+use std::collections::HashSet;
+
+use compressed_tensors::DType;
+use indexmap::IndexMap;
+use kernels::{Mat, Profile, bf16};
+use lifecycle::{
+    Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint, error::Error,
+};
+use serde_json::{Value, json};
+
+use super::{
+    algorithm::{Consumer, Factored, Fallback, Hessian, Order, factorize, quantize},
+    config::GptqFields,
+};
+use crate::{
+    quantization::{
+        config::take_settings,
+        targets::{Observed, Targets},
+    },
+    smoothquant::mappings::parent,
+};
+
+/// Rounds weights so that the outputs of their layers change least.
+#[derive(Debug)]
+pub struct GptqModifier {
+    settings: Settings,
+    fields: Fields,
+    config: GptqFields,
+    profile: Profile,
+    targets: Targets,
+    /// One entry per distinct input.
+    inputs: Vec<Input>,
+    /// Position in `inputs` of each module that has seen a token.
+    input_of: IndexMap<String, usize>,
+    last: Option<Last>,
+    fallbacks: Vec<String>,
+    report: Vec<Value>,
+}
+
+/// Second moments and the modules that share them; the first one is the one whose input is added.
+#[derive(Debug)]
+struct Input {
+    leader: String,
+    first_batch: (usize, usize),
+    hessian: Hessian,
+}
+
+/// The input that was added last, which the modules beside its own are likely to be given too.
+#[derive(Debug)]
+struct Last {
+    input: usize,
+    batch: (usize, usize),
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl GptqModifier {
+    /// The type's name.
+    pub const NAME: &'static str = "GPTQModifier";
+
+    /// From all fields of a recipe, defaults written out; computes under the profile that is best here.
+    ///
+    /// # Errors
+    /// As [`GptqFields::read`].
+    pub fn new(fields: &Fields) -> crate::Result<Self> {
+        let mut own = fields.clone();
+        let settings = take_settings(&mut own)?;
+        let config = GptqFields::read(own.clone())?;
+        Ok(Self {
+            settings,
+            fields: own,
+            config,
+            profile: Profile::detect(),
+            targets: Targets::default(),
+            inputs: Vec::new(),
+            input_of: IndexMap::new(),
+            last: None,
+            fallbacks: Vec::new(),
+            report: Vec::new(),
+        })
+    }
+
+    /// The same under another profile.
+    #[must_use]
+    pub fn with_profile(self, profile: Profile) -> Self {
+        Self { profile, ..self }
+    }
+
+    /// Number of second moments held: one per distinct input of the wave.
+    pub fn n_inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether the module's input is added to second moments.
+    fn is_swept(&self, module: &str) -> bool {
+        self.targets.modules().get(module).is_some_and(|it| it.scheme.weights.is_some() && !it.is_embedding)
+    }
+
+    fn accumulate(&mut self, module: &str, sample: &Sample<'_>) -> Result<()> {
+        let shape = sample.value.shape();
+        let cols = shape.last().copied().unwrap_or(0);
+        let elements: usize = shape.iter().product();
+        if elements == 0 {
+            return Ok(());
+        }
+        let mut values = vec![0.0f32; elements];
+        sample.value.read_rows(0..elements / cols, &mut values)?;
+        let batch = (sample.batch_idx, sample.call_idx);
+        let shared = self.last.as_ref().filter(|last| {
+            let is_beside = parent(&self.inputs[last.input].leader) == parent(module);
+            last.batch == batch && is_beside && last.shape == shape && last.values == values
+        });
+        let shared = shared.map(|it| it.input);
+        let input = match (self.input_of.get(module).copied(), shared) {
+            (Some(own), Some(shared)) if own == shared && self.inputs[own].leader != module => return Ok(()),
+            (Some(own), _) if self.inputs[own].leader == module => own,
+            (Some(own), _) => {
+                let message = format!("its input has been that of {} and now differs", self.inputs[own].leader);
+                return Err(Error::failed(message));
+            }
+            (None, Some(shared)) if self.inputs[shared].first_batch == batch => {
+                self.input_of.insert(module.to_owned(), shared);
+                return Ok(());
+            }
+            (None, _) => {
+                let (leader, hessian) = (module.to_owned(), Hessian::new(cols));
+                self.inputs.push(Input { leader, first_batch: batch, hessian });
+                self.input_of.insert(module.to_owned(), self.inputs.len() - 1);
+                self.inputs.len() - 1
+            }
+        };
+        // A matrix is one sequence; of anything larger, the first dimension counts sequences.
+        let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
+        let hessian = &mut self.inputs[input].hessian;
+        let added = match sample.value.dtype() {
+            DType::BF16 => {
+                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
+                Mat::new(&narrow, elements / cols, cols)
+                    .map_err(crate::Error::from)
+                    .and_then(|x| hessian.accumulate(self.profile, x, n_samples))
+            }
+            _ => Mat::new(&values, elements / cols, cols)
+                .map_err(crate::Error::from)
+                .and_then(|x| hessian.accumulate(self.profile, x, n_samples)),
+        };
+        added?;
+        self.last = Some(Last { input, batch, shape: shape.to_vec(), values });
+        Ok(())
+    }
+
+    /// Rounds the weights that share second moments and an order, and writes them.
+    fn sweep(
+        &mut self,
+        model: &mut dyn ModuleStore,
+        factored: &Factored,
+        tokens: u64,
+        weights: &mut [Observed],
+    ) -> Result<()> {
+        let mut consumers = Vec::with_capacity(weights.len());
+        for observed in weights.iter_mut() {
+            let target = &self.targets.modules()[&observed.name];
+            if let (Some(args), Some(qparams)) = (&target.scheme.weights, &observed.qparams) {
+                let weight = &mut observed.weight;
+                consumers.push(Consumer { args, float: target.float, qparams, rows: target.rows, weight });
+            }
+        }
+        let losses = quantize(self.profile, factored, &mut consumers)?;
+        drop(consumers);
+        for (observed, quantized) in weights.iter().zip(losses) {
+            let (name, target) = (&observed.name, &self.targets.modules()[&observed.name]);
+            model.write_rows(&format!("{name}.weight"), 0..target.rows, &observed.weight)?;
+            if let Some(qparams) = &observed.qparams {
+                self.targets.write_weight(model, name, qparams)?;
+            }
+            if factored.fallback.is_some() {
+                self.fallbacks.push(name.clone());
+            }
+            let fallback = factored.fallback.map(|it| match it {
+                Fallback::Tokens { .. } => "too few tokens",
+                Fallback::NotPositiveDefinite { .. } => "not positive definite",
+            });
+            self.report.push(json!({
+                "module": name,
+                "loss": quantized.loss,
+                "tokens": tokens,
+                "dampening_frac": factored.dampening_frac,
+                "attempts": factored.attempts,
+                "dead_columns": factored.dead.len(),
+                "fallback": fallback,
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl Modifier for GptqModifier {
+    fn type_name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn fields(&self) -> Fields {
+        self.fields.clone()
+    }
+
+    fn needs_data(&self) -> bool {
+        true
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.config.quantization.patterns()
+    }
+
+    fn reads(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        Ok(self.config.quantization.targets_in(model)?.modules().keys().cloned().collect())
+    }
+
+    fn writes(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        self.reads(model)
+    }
+
+    fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
+        let targets = self.config.quantization.targets_in(model)?;
+        let mut taps = targets.taps();
+        for (name, target) in targets.modules() {
+            let tap = Tap::new(name, TapPoint::Input);
+            if target.scheme.weights.is_some() && !target.is_embedding && !taps.contains(&tap) {
+                taps.push(tap);
+            }
+        }
+        Ok(taps)
+    }
+
+    fn snapshot(&self) -> Result<Value> {
+        // Second moments live within a wave, so that nothing else is carried from one to the next.
+        Ok(json!({"fallbacks": self.fallbacks}))
+    }
+
+    fn restore(&mut self, snapshot: &Value) -> Result<()> {
+        let names = snapshot.get("fallbacks").and_then(Value::as_array);
+        let names = names.and_then(|it| it.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+        self.fallbacks = names.ok_or_else(|| Error::failed("no snapshot of a GPTQModifier, expected `fallbacks`"))?;
+        Ok(())
+    }
+
+    fn take_data(&mut self) -> Option<Value> {
+        (!self.report.is_empty()).then(|| Value::Array(std::mem::take(&mut self.report)))
+    }
+
+    fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
+        self.targets = self.config.quantization.targets_in(state.model()?)?;
+        self.targets.publish(state);
+        for (name, target) in self.targets.modules() {
+            if let Some(args) = &target.scheme.weights {
+                self.config.order(args).map_err(|e| e.at(name))?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn on_calibration_start(&mut self, _state: &mut State, _event: &Event) -> Result<()> {
+        if !self.targets.modules().keys().any(|it| self.is_swept(it)) {
+            return Err(Error::failed("no linear has a scheme for its weight, expected at least one"));
+        }
+        self.targets.start();
+        Ok(())
+    }
+
+    fn on_tap(&mut self, tap: &Tap, sample: &Sample<'_>) -> Result<()> {
+        self.targets.observe(tap, sample)?;
+        if tap.point == TapPoint::Input && self.is_swept(&tap.module) {
+            self.accumulate(&tap.module, sample).map_err(|error| error.at(Place::Module(tap.module.clone())))?;
+        }
+        Ok(())
+    }
+
+    fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
+        let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
+        let model = state.model_mut()?;
+        self.last = None;
+        self.targets.write_activations(model, &modules)?;
+        // Weights that share an input and an order are swept as one stack.
+        let mut stacks: IndexMap<(Option<usize>, bool), Vec<Observed>> = IndexMap::new();
+        for observed in self.targets.observe_weights(model, &modules)? {
+            let target = &self.targets.modules()[&observed.name];
+            let Some(args) = &target.scheme.weights else { continue };
+            if target.is_embedding {
+                if let Some(qparams) = &observed.qparams {
+                    self.targets.write_weight(model, &observed.name, qparams)?;
+                }
+                continue;
+            }
+            let order = self.config.order(args).map_err(|e| e.at(&observed.name))?;
+            // Without an input there is no width in common.
+            let input = self.input_of.shift_remove(&observed.name);
+            match input {
+                Some(_) => stacks.entry((input, order == Order::Diagonal)).or_default().push(observed),
+                None => {
+                    let nearest = Factored::nearest(target.cols, 0);
+                    self.sweep(model, &nearest, 0, &mut [observed])?;
+                }
+            }
+        }
+        for ((input, by_diagonal), mut weights) in stacks {
+            let Some(input) = input else { continue };
+            let order = if by_diagonal { Order::Diagonal } else { Order::Stored };
+            let hessian = &self.inputs[input].hessian;
+            let name = weights.first().map_or("", |it| &it.name).to_owned();
+            let factored = factorize(self.profile, hessian, order, &self.config.damping()).map_err(|e| e.at(name))?;
+            let tokens = hessian.n_tokens();
+            self.sweep(model, &factored, tokens, &mut weights)?;
+        }
+        if self.input_of.is_empty() {
+            self.inputs.clear();
+        }
+        Ok(())
+    }
+
+    fn on_finalize(&mut self, _state: &mut State) -> Result<bool> {
+        if self.input_of.is_empty() {
+            return Ok(true);
+        }
+        let modules = self.input_of.keys().cloned().collect();
+        let what = "second moments were gathered and never used";
+        Err(crate::Error::from(crate::ErrorKind::Statistics { what, modules }).into())
+    }
+}
