@@ -95,7 +95,7 @@ fn tensors_by_module(source: &Source) -> HashMap<&str, Vec<&TensorEntry>> {
 /// What a tensor turned out to be.
 pub(super) enum Found {
     /// The first tensor of a module's weight.
-    Module(StoredModule),
+    Module(Box<StoredModule>),
     /// The first tensor of a compressed module that cannot be read, and why.
     Unreadable(String, crate::Error),
     /// Anything else.
@@ -113,14 +113,14 @@ impl Resolver<'_> {
         };
         if matches!(local, "weight" | "qweight") {
             match self.converted(name) {
-                Ok(Some(module)) => return Ok(Found::Module(module)),
+                Ok(Some(module)) => return Ok(Found::Module(Box::new(module))),
                 Ok(None) => {}
                 Err(error) => return Ok(Found::Unreadable(name.to_owned(), error)),
             }
         }
         if is_compressed {
             return Ok(match self.compressed(source, name) {
-                Ok(module) => Found::Module(module),
+                Ok(module) => Found::Module(Box::new(module)),
                 Err(error) => Found::Unreadable(name.to_owned(), error),
             });
         }
@@ -129,7 +129,7 @@ impl Resolver<'_> {
         }
         let module =
             |matrix| StoredModule { name: name.to_owned(), matrix, tensors: vec![entry.name.clone()], scheme: None };
-        Ok(Matrix::dense(entry).map_or(Found::Other, |it| Found::Module(module(it))))
+        Ok(Matrix::dense(entry).map_or(Found::Other, |it| Found::Module(Box::new(module(it)))))
     }
 
     fn converted(&self, name: &str) -> Result<Option<StoredModule>> {

@@ -93,7 +93,7 @@ impl Catalog {
         };
         for (entry, found) in source.tensors().zip(found) {
             match found {
-                Found::Module(module) => catalog.add(module),
+                Found::Module(module) => catalog.add(*module),
                 Found::Unreadable(name, error) => catalog.unreadable.push((name, error)),
                 Found::Other => {
                     if let Some(parts) = layouts.split(entry)? {

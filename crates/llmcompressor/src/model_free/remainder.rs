@@ -105,11 +105,9 @@ impl<'c> Remainder<'c> {
         for (idx, scheme) in new.config_groups.values_mut().enumerate() {
             // Loaders ask for a name before they ask for a class, so that a class never takes in an exact name.
             let targets = Patterns::compile(&scheme.targets).context("targets")?;
-            for name in &self.modules {
-                if targets.matches_name(name).context("targets")? {
-                    scheme.targets = members(idx);
-                    break;
-                }
+            let mut matched = self.modules.iter().map(|name| targets.matches_name(name).context("targets"));
+            if matched.try_fold(false, |any, it| it.map(|it| any || it))? {
+                scheme.targets = members(idx);
             }
         }
         let ignore = new.ignore.clone();

@@ -106,7 +106,8 @@ impl Rewrite<'_> {
         for unit in &writer.resumed().damaged {
             progress.warn(&format!("`{unit}` was damaged since it was written; it is done again"));
         }
-        let pending: Vec<_> = self.units.iter().filter(|it| !done.contains(it.name())).collect();
+        let pending: Vec<&dyn Unit> =
+            self.units.iter().map(AsRef::as_ref).filter(|it| !done.contains(it.name())).collect();
         let begin = Instant::now();
         progress.begin("compressing", pending.iter().map(|it| it.input_bytes()).sum());
         let outcome = self.process(&pending, &budget, &writer, progress);
@@ -128,13 +129,7 @@ impl Rewrite<'_> {
     }
 
     /// Runs `pending` in batches; while one is computed the one before it is brought to the disk.
-    fn process(
-        &self,
-        pending: &[&Box<dyn Unit>],
-        budget: &Budget,
-        writer: &Writer,
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    fn process(&self, pending: &[&dyn Unit], budget: &Budget, writer: &Writer, progress: &dyn Progress) -> Result<()> {
         let pool = budget.thread_pool()?;
         let slabs = Slabs::new(budget, progress, &self.settings.interrupt);
         let worker = Worker { source: self.source, writer, slabs };
@@ -151,7 +146,7 @@ impl Rewrite<'_> {
                 let outcome = pool.install(|| {
                     batch.par_iter().with_max_len(1).try_for_each(|unit| {
                         unit.run(&worker)?;
-                        finished.lock().unwrap_or_else(PoisonError::into_inner).push(commit_of(&***unit));
+                        finished.lock().unwrap_or_else(PoisonError::into_inner).push(commit_of(*unit));
                         Ok(())
                     })
                 });
@@ -186,7 +181,7 @@ fn commit_of(unit: &dyn Unit) -> UnitCommit {
 }
 
 /// Runs of units of at least [`BATCH_BYTES`].
-fn batches<'u, 'b>(units: &'u [&'b Box<dyn Unit>]) -> impl Iterator<Item = &'u [&'b Box<dyn Unit>]> {
+fn batches<'u, 'b>(units: &'u [&'b dyn Unit]) -> impl Iterator<Item = &'u [&'b dyn Unit]> {
     let mut rest = units;
     std::iter::from_fn(move || {
         let mut bytes = 0;
