@@ -9,7 +9,7 @@ use std::{
 
 use indexmap::IndexMap;
 use serde_json::Value;
-use tokenizers::{PostProcessor, TruncationDirection};
+use tokenizers::{NormalizerWrapper, PostProcessor, TruncationDirection, pre_tokenizers::byte_level::ByteLevel};
 
 use crate::{Error, ErrorKind, Result, chat::ChatTemplate, source::open_regular};
 
@@ -44,6 +44,18 @@ pub struct TokenizerConfig {
     pub padding_side: PaddingSide,
     /// Chat templates by name; the usual one is `default`.
     pub chat_templates: IndexMap<String, String>,
+    /// How words are cut, where the class of the tokenizer decides and not the file.
+    pub cut: Option<ClassCut>,
+}
+
+/// Cutting into words that a tokenizer class brings along.
+///
+/// transformers 5 builds a `GPT2Tokenizer` from the vocabulary and the merges alone, so that other steps in
+/// `tokenizer.json` (single digits, in SmolLM2's) take no effect there, nor in an engine that serves with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassCut {
+    /// Whether a text begins with a space, whatever its first letter is.
+    pub add_prefix_space: bool,
 }
 
 /// The end of a row that is filled.
@@ -114,6 +126,10 @@ impl Tokenizer {
         // Truncation and padding stored in the file are settings of whoever saved it; ours are arguments.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
+        if let Some(ClassCut { add_prefix_space }) = config.cut {
+            inner.with_normalizer(None::<NormalizerWrapper>).map_err(refused)?;
+            inner.with_pre_tokenizer(Some(ByteLevel::new(add_prefix_space, true, true)));
+        }
         Ok(Self { inner, path: PathBuf::from("tokenizer.json"), config })
     }
 
@@ -213,6 +229,8 @@ impl TokenizerConfig {
         };
         // A tokenizer without a limit is saved with 1e30.
         let limit = config.get("model_max_length").and_then(Value::as_f64).filter(|limit| (1.0..1e15).contains(limit));
+        let class = config.get("tokenizer_class").and_then(Value::as_str);
+        let add_prefix_space = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
         Ok(Self {
             bos_token: token("bos_token"),
             eos_token: token("eos_token"),
@@ -224,6 +242,7 @@ impl TokenizerConfig {
                 _ => PaddingSide::Right,
             },
             chat_templates: chat_templates(config.get("chat_template"))?,
+            cut: matches!(class, Some("GPT2Tokenizer" | "GPT2TokenizerFast")).then_some(ClassCut { add_prefix_space }),
         })
     }
 }

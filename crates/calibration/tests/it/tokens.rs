@@ -1,10 +1,11 @@
 //! Text files to token rows.
 
 use calibration::{
-    ErrorKind, TokenRowOptions, Tokenizer, check_vocabulary,
+    ErrorKind, SpecialTokens, TokenRowOptions, Tokenizer, TokenizerConfig, check_vocabulary,
     source::{Jsonl, Source},
     token_rows,
 };
+use serde_json::json;
 use testkit::fixture;
 
 fn tiny_llama() -> Tokenizer {
@@ -41,4 +42,23 @@ fn a_missing_text_column_names_the_line_and_the_columns_found() {
     );
     assert_eq!(error.place().unwrap().line, Some(1));
     assert_eq!(error.place().unwrap().path, source.path());
+}
+
+#[test]
+fn a_gpt2_tokenizer_cuts_words_as_its_class_does_and_not_as_the_file_says() {
+    let file = json!({
+        "model": {"type": "BPE", "vocab": {"1": 0, "2": 1, "12": 2}, "merges": [["1", "2"]]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        ]},
+    });
+    let ids = |class: &str| {
+        let config = TokenizerConfig::from_json(json!({"tokenizer_class": class}).to_string().as_bytes()).unwrap();
+        let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes(), config).unwrap();
+        tokenizer.encode("12", SpecialTokens::Add).unwrap()
+    };
+    assert_eq!(ids("PreTrainedTokenizerFast"), [0, 1]);
+    assert_eq!(ids("GPT2Tokenizer"), [2]);
+    assert_eq!(ids("GPT2TokenizerFast"), [2]);
 }
