@@ -108,7 +108,11 @@ impl Resolver<'_> {
         let Some((name, local)) = entry.name.rsplit_once('.') else { return Ok(Found::Other) };
         let is_compressed = match local {
             "weight_packed" => true,
-            "weight" => self.table.is_some() && source.get(&format!("{name}.weight_scale")).is_some(),
+            // No layout stores codes as a vector: a scale beside one is no part of a weight.
+            "weight" => {
+                let has_scale = source.get(&format!("{name}.weight_scale")).is_some();
+                self.table.is_some() && has_scale && entry.shape.len() > 1
+            }
             _ => false,
         };
         if matches!(local, "weight" | "qweight") {

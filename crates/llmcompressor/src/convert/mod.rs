@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use checkpoint::{Existing, Finish, Generated, IndexRule, Source};
 use compressed_tensors::{
     DType,
-    config::{FORMAT_VERSION, write_section},
+    config::{ConfigLocation, FORMAT_VERSION, locate_section, write_section},
     converters::{AutoAwqExporter, AutoGptqExporter, CheckpointFormat, Converter, source_converter},
     target::Patterns,
 };
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Interrupt, Progress,
-    catalog::{Catalog, Method, is_activation_parameter},
+    catalog::{Catalog, Method, StoredModule, is_activation_parameter},
     error::{ErrorKind, InContext, Result},
     model_config::{remove_section, set_section},
     model_free::RunStatus,
@@ -210,23 +210,32 @@ impl Plan {
 fn to_dense(source: &Source, options: &ConvertOptions) -> Result<Plan> {
     let dtype = options.dtype.as_deref().map(dense_dtype).transpose()?;
     let ignore = Patterns::compile(&options.ignore).context("ignore")?;
-    let catalog = Catalog::of(source)?;
-    if let Some((_, error)) = catalog.unreadable.into_iter().next() {
+    let mut catalog = Catalog::of(source)?;
+    if let Some((_, error)) = std::mem::take(&mut catalog.unreadable).into_iter().next() {
         return Err(error);
     }
     let mut plan = Plan::new(source, options);
     let mut replaced: HashSet<&str> = HashSet::new();
-    let mut at: IndexMap<&str, Vec<&crate::catalog::StoredModule>> = IndexMap::new();
+    let mut at: IndexMap<&str, Vec<&StoredModule>> = IndexMap::new();
+    let mut left: HashSet<&str> = HashSet::new();
     for module in &catalog.modules {
-        let is_plain = module.tensors.len() == 1 && module.tensors[0] == format!("{}.weight", module.name);
-        if is_plain && module.scheme.is_none() || ignore.matches_name(&module.name).context("ignore")? {
+        // Experts in one dense tensor are dense as they are.
+        if module.scheme.is_none() && !module.is_foreign() {
+            continue;
+        }
+        if ignore.matches_name(&module.name).context("ignore")? {
+            left.insert(&module.name);
             continue;
         }
         plan.report.converted.push(module.name.clone());
         replaced.extend(module.tensors.iter().map(String::as_str));
         at.entry(&module.tensors[0]).or_default().push(module);
     }
-    let is_all = plan.report.converted.len() == at.values().map(Vec::len).sum::<usize>() && options.ignore.is_empty();
+    // A cache's scales stand beside no weight and go with the last compressed module.
+    let stays = |scale: &str| {
+        let module = scale.rsplit_once('.').map_or("", |it| it.0);
+        left.contains(module) || !left.is_empty() && catalog.get(module).is_none()
+    };
     for entry in source.tensors() {
         let name = entry.name.as_str();
         for module in at.get(name).into_iter().flatten() {
@@ -235,16 +244,38 @@ fn to_dense(source: &Source, options: &ConvertOptions) -> Result<Plan> {
         if replaced.contains(name) {
             continue;
         }
-        if is_activation_parameter(name) {
+        if is_activation_parameter(name) && !stays(name) {
             plan.report.dropped.push(name.to_owned());
         } else {
             plan.copy(entry);
         }
     }
-    if is_all {
+    plan = plan.require_work(source, "a compressed checkpoint")?;
+    if left.is_empty() {
         remove_section(&mut plan.config);
+    } else {
+        ignore_too(&mut plan.config, source, &catalog.method, &plan.report.converted)?;
     }
-    plan.require_work(source, "a compressed checkpoint")
+    Ok(plan)
+}
+
+/// Has the config's section say that `modules` are compressed no longer.
+fn ignore_too(config: &mut Map<String, Value>, source: &Source, method: &Method, modules: &[String]) -> Result<()> {
+    let Some((location, section)) = source.config().ok().and_then(locate_section) else { return Ok(()) };
+    let (Method::CompressedTensors(_), Some(mut section)) = (method, section.as_object().cloned()) else {
+        let found = "a pattern that leaves modules in another format".to_owned();
+        let expected = "patterns of modules in the compressed-tensors format".to_owned();
+        return Err(ErrorKind::Option { option: "--ignore", found, expected }.into());
+    };
+    let entries = section.entry("ignore").or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(entries) = entries {
+        entries.extend(modules.iter().cloned().map(Value::String));
+    }
+    if location != ConfigLocation::Top {
+        remove_section(config);
+    }
+    set_section(config, Value::Object(section));
+    Ok(())
 }
 
 /// Modules go through one converter, codes and scales unchanged.

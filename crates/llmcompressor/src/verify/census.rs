@@ -87,7 +87,7 @@ fn check_layout(output: &Source, module: &StoredModule, scheme: &StoredScheme, v
         let name = format!("{}.{}", module.name, spec.name);
         match output.get(&name) {
             None => verdict.fault(FaultKind::Layout, name, "it is missing"),
-            Some(found) if found.dtype != spec.dtype || found.shape != spec.shape => {
+            Some(found) if found.dtype != spec.dtype || !is_same_shape(&found.shape, &spec.shape) => {
                 let text = format!(
                     "it is {} {:?}, the scheme gives {} {:?}",
                     found.dtype, found.shape, spec.dtype, spec.shape
@@ -97,6 +97,11 @@ fn check_layout(output: &Source, module: &StoredModule, scheme: &StoredScheme, v
             Some(_) => {}
         }
     }
+}
+
+/// Equal, or a single number with and without a dimension: what other tools write as a scalar stays one in conversion.
+fn is_same_shape(found: &[usize], planned: &[usize]) -> bool {
+    found == planned || found.is_empty() && planned == [1]
 }
 
 /// Activation groups that do not divide the inputs.
