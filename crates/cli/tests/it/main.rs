@@ -4,6 +4,7 @@
 mod bad_input;
 mod checkpoints;
 mod command;
+mod examples;
 mod experts;
 mod interruption;
 mod memory;
