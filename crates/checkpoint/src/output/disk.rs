@@ -162,6 +162,7 @@ pub(super) fn as_cannot_create(error: Error) -> Error {
             | Os::NotADirectory
             | Os::InvalidFilename
             | Os::StorageFull
+            | Os::FileTooLarge
             | Os::QuotaExceeded
             | Os::AlreadyExists
             | Os::NotFound

@@ -11,5 +11,6 @@ mod memory;
 mod presets;
 mod same_bytes;
 mod sources;
+mod sparse;
 mod surface;
 mod verdicts;
