@@ -3,6 +3,7 @@
 pub mod args;
 mod array;
 pub mod bins;
+mod bit_stream;
 pub mod codec;
 pub mod codecs;
 pub mod config;

@@ -154,7 +154,11 @@ pub fn f32_to_e4m3(value: f32) -> u8 {
 #[inline(always)]
 pub fn e4m3_to_f32(code: u8) -> f32 {
     let magnitude = u32::from(code & 0x7f);
-    let value = f32::from_bits(magnitude << 20) * f32::from_bits((127 + 120) << 23);
+    let normal = f32::from_bits((magnitude << 20) + (120 << 23));
+    // Below 2^-6 the code counts steps of 2^-9, which are the last three bits above 2^-6 as well. No operand is a
+    // subnormal f32, which some CPUs compute slowly.
+    let subnormal = f32::from_bits((magnitude << 20) | (121 << 23)) - f32::from_bits(121 << 23);
+    let value = if magnitude < 8 { subnormal } else { normal };
     let value = if magnitude == 0x7f { f32::NAN } else { value };
     f32::from_bits(value.to_bits() | (u32::from(code & 0x80) << 24))
 }

@@ -1,18 +1,25 @@
 //! Streaming decompression of one weight: slabs of its stored tensors in, dense rows out.
 
+mod decoder;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use crate::{
     DType, Error, ErrorKind, Result,
     args::QuantizationStrategy,
     format::CompressionFormat,
-    numbers::{Float, read_f32, write_f32},
+    numbers::{Float, read_f32},
     packing::{self, Layout, PackedDim},
-    quantize::{ScaleMap, code_values, dequantize_value},
+    quantize::ScaleMap,
     scales::{Arithmetic, Code, power_of_two},
     scheme::QuantizationScheme,
+    simd::Isa,
     weight_compressor::TensorSpec,
 };
+
+use decoder::{Decoder, RowScales};
 
 /// A stored tensor that rows cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +62,7 @@ pub struct WeightDecompressor {
     codes_per_row_bytes: usize,
     scale: Scale,
     zero_points: ZeroPoints,
+    isa: Isa,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +176,15 @@ impl WeightDecompressor {
             codes_per_row_bytes: width * dtype.bits() / 8,
             scale,
             zero_points,
+            isa: Isa::detect(),
         })
+    }
+
+    /// The same on another instruction set; all give the same bytes.
+    #[must_use]
+    pub fn with_isa(mut self, isa: Isa) -> Self {
+        self.isa = isa.min(Isa::detect());
+        self
     }
 
     /// The type that results have before they are cast.
@@ -275,38 +291,21 @@ impl WeightDecompressor {
         if self.cols == 0 || n_rows == 0 {
             return Ok(());
         }
-        let mut values = vec![0.0; self.cols];
+        let mut decoder = Decoder::new(self, self.isa);
         let per_row = self.scales_per_row();
         let rows = stored.codes.chunks(self.codes_per_row_bytes).zip(out.chunks_mut(self.cols * element_bytes));
         for (row, (codes, out)) in rows.enumerate() {
-            self.read_codes(codes, &mut values)?;
             let first = if scales.len() == 1 { 0 } else { row / self.tile[0] * per_row };
-            for (col, value) in values.iter_mut().enumerate() {
-                let idx = first + groups.as_ref().map_or(col / self.tile[1], |groups| groups[col]);
-                let zero_point = zero_points.as_ref().map(|it| it[idx]);
-                *value = natural.round(dequantize_value(*value, scales[idx], zero_point, float));
-            }
-            write_f32(dtype, &values, out)?;
+            let scales = RowScales {
+                scales: &scales[first..],
+                zero_points: zero_points.as_ref().map(|it| &it[first..]),
+                groups: groups.as_deref(),
+                float,
+                natural,
+            };
+            decoder.row(codes, scales, dtype, out)?;
         }
         Ok(())
-    }
-
-    fn read_codes(&self, bytes: &[u8], values: &mut [f32]) -> Result<()> {
-        match self.codes {
-            Codes::Plain => code_values(self.code, bytes, values),
-            Codes::Nibbles => {
-                let mut codes = vec![0; self.cols];
-                packing::unpack_nibbles(bytes, &mut codes);
-                code_values(self.code, &codes, values)
-            }
-            Codes::Words(bits, layout) => {
-                let words: Vec<i32> = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
-                let mut codes = vec![0; self.cols];
-                packing::unpack_row(&words, bits, layout, &mut codes);
-                values.iter_mut().zip(codes).for_each(|(value, code)| *value = f32::from(code));
-                Ok(())
-            }
-        }
     }
 
     /// Scales as they multiply: divided by the global scale where there is one.

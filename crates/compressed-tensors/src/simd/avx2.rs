@@ -73,6 +73,17 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn quotient(self, divisor: Self, reciprocal: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
+        unsafe {
+            // What the product leaves of the numerator is exact; it makes up for both roundings.
+            let product = _mm256_mul_ps(self.0, reciprocal.0);
+            let left = _mm256_fnmadd_ps(product, divisor.0, self.0);
+            Self(_mm256_fmadd_ps(left, reciprocal.0, product))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn round_bf16(self) -> Self {
         // SAFETY: the caller vouches for the instruction set and for the bytes behind a pointer.
         unsafe {

@@ -18,6 +18,8 @@ pub(crate) struct Row<'a> {
     pub(crate) run: usize,
     /// One divisor per run, finite and not 0; f32 where `rounds_quotient` is not set.
     pub(crate) divisors: &'a [f32],
+    /// Reciprocals of the divisors of bf16 weights, where [`reciprocals`](super::reciprocals) has found them apt.
+    pub(crate) reciprocals: Option<&'a [f32]>,
     /// Whether the quotient is rounded to the weights' type.
     pub(crate) rounds_quotient: bool,
     /// One zero point per run, for integers only; none where symmetric.
@@ -55,6 +57,7 @@ fn dispatch<const PACKED: bool>(isa: Isa, row: &Row<'_>, out: &mut [u8]) {
     assert!(row.run > 0 && row.divisors.len() * row.run >= elements, "every weight has a divisor");
     assert!(!PACKED || row.run.is_multiple_of(16) && elements.is_multiple_of(16), "runs are whole vectors");
     assert!(!PACKED || row.code != Code::E4M3, "two codes fit a byte only where they have four bits");
+    assert!(row.reciprocals.is_none_or(|it| it.len() >= row.divisors.len()), "every run has a reciprocal");
     assert!(row.zero_points.is_none_or(|it| it.len() >= row.divisors.len()), "every run has a zero point");
     match isa.min(Isa::detect()) {
         // SAFETY: `Isa::detect` has found these features on this CPU.
@@ -122,17 +125,30 @@ unsafe fn quantize<V: Lanes, const PACKED: bool, const FLOAT: u8, const CODE: u8
         let (low, high) = (V::splat(row.code.low()), V::splat(row.code.high()));
         let per_step = if PACKED { V::N / 2 } else { V::N };
         let mut start = 0;
-        if FLOAT == BF16 && CODE != INT && !row.rounds_quotient && row.run == V::N {
-            // Short runs with f32 quotients go two at a time, each in one half of both vectors.
-            let step = Step::<V, FLOAT, CODE> { low, high, zero_point: None, rounding: Rounding::None };
+        if FLOAT == BF16
+            && CODE != INT
+            && let Some(reciprocals) = row.reciprocals
+            && (row.run == V::N || row.run == 2 * V::N)
+        {
+            // Short runs, by vectors of even and odd elements. Two runs of one vector lie in one half of both.
+            let rounding = if row.rounds_quotient { Rounding::NoTies } else { Rounding::None };
+            let step = Step::<V, FLOAT, CODE> { low, high, zero_point: None, rounding };
+            let per_pair = 2 * V::N / row.run;
             // Plain index loops: iterator adapters are not inlined into functions with other features.
-            while start + 1 < row.divisors.len() && (start + 2) * V::N <= elements {
-                let divisor = V::halves(row.divisors[start], row.divisors[start + 1]);
+            while start + per_pair <= row.divisors.len() && (start + per_pair) * row.run <= elements {
+                let last = start + per_pair - 1;
+                let reciprocal = V::halves(reciprocals[start], reciprocals[last]);
                 let [even, odd] = V::load_bf16_pairs(from);
-                step.store_pairs::<PACKED>([even.div(divisor), odd.div(divisor)], to);
+                let quotients = if row.rounds_quotient {
+                    [even.mul(reciprocal), odd.mul(reciprocal)]
+                } else {
+                    let divisor = V::halves(row.divisors[start], row.divisors[last]);
+                    [even.quotient(divisor, reciprocal), odd.quotient(divisor, reciprocal)]
+                };
+                step.store_pairs::<PACKED>(quotients, to);
                 from = from.add(2 * V::N * width);
                 to = to.add(2 * per_step);
-                start += 2;
+                start += per_pair;
             }
         }
         for idx in start..row.divisors.len() {
@@ -288,6 +304,45 @@ impl<V: Lanes, const FLOAT: u8, const CODE: u8> Step<V, FLOAT, CODE> {
 #[cfg(test)]
 mod tests {
     use crate::numbers::round_bf16;
+
+    /// Divisors of every 41st significand and around multiples of large powers of two, by all bf16 significands;
+    /// exponents only move the quotient.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_corrected_product_with_the_reciprocal_is_the_quotient() {
+        use std::mem::transmute;
+
+        use super::{
+            super::{Isa, avx2::Avx2},
+            Lanes,
+        };
+        #[target_feature(enable = "avx2,fma,f16c,bmi2")]
+        fn compare(divisor: f32) {
+            let mut bytes = [0u8; 16];
+            for first in (128..256u32).step_by(8) {
+                for (lane, bytes) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    *bytes = half::bf16::from_f32((first + lane as u32) as f32).to_le_bytes();
+                }
+                // SAFETY: the features are those of the vector type, and the array holds a vector.
+                let (found, expected): ([u32; 8], [u32; 8]) = unsafe {
+                    let values = Avx2::load_bf16(bytes.as_ptr());
+                    let (divisors, reciprocals) = (Avx2::splat(divisor), Avx2::splat(1.0 / divisor));
+                    let found = values.quotient(divisors, reciprocals);
+                    (transmute::<Avx2, [u32; 8]>(found), transmute::<Avx2, [u32; 8]>(values.div(divisors)))
+                };
+                assert_eq!(found, expected, "{first} / {divisor:e}");
+            }
+        }
+        if Isa::detect() < Isa::Avx2 {
+            return;
+        }
+        let near =
+            (0..128u32).flat_map(|high| (0..16).map(move |low| ((high << 16) + low).wrapping_sub(8) & 0x7f_ffff));
+        for significand in (0..1 << 23).step_by(41).chain(near) {
+            // SAFETY: `Isa::detect` has found these features on this CPU.
+            unsafe { compare(f32::from_bits((127 << 23) | significand)) };
+        }
+    }
 
     /// All pairs of significands; exponents only move the quotient, down to where results are subnormal.
     #[test]

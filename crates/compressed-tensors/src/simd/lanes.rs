@@ -32,6 +32,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// Lane-wise quotient.
     unsafe fn div(self, other: Self) -> Self;
+    /// Lane-wise quotient of bf16 values by f32 divisors, given the reciprocals; neither it nor a step is infinite.
+    unsafe fn quotient(self, divisor: Self, reciprocal: Self) -> Self;
     /// Rounds to bf16, ties to even; lanes are not NaN.
     unsafe fn round_bf16(self) -> Self;
     /// Rounds to bf16, ties towards zero; lanes are not NaN.
@@ -167,6 +169,11 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn div(self, other: Self) -> Self {
         self.zip(other, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    unsafe fn quotient(self, divisor: Self, _: Self) -> Self {
+        self.zip(divisor, |a, b| a / b)
     }
 
     #[inline(always)]

@@ -33,6 +33,8 @@ macro_rules! per_isa {
     };
 }
 
+pub(super) use per_isa;
+
 /// Largest magnitude pattern of 16-bit floats; patterns order as magnitudes do, and NaN is above all.
 #[inline(always)]
 fn amax16(values: &[[u8; 2]]) -> u16 {
@@ -94,7 +96,7 @@ per_isa! {
 
 /// A pattern of a float as an integer that orders as the value does.
 #[inline(always)]
-pub(super) fn ordered16(bits: i16) -> i16 {
+fn ordered16(bits: i16) -> i16 {
     bits ^ ((bits >> 15) & 0x7fff)
 }
 
@@ -103,8 +105,21 @@ fn ordered32(bits: i32) -> i32 {
     bits ^ ((bits >> 31) & 0x7fff_ffff)
 }
 
+/// Patterns of the smallest and the largest value.
 #[inline(always)]
 fn bounds16(values: &[[u8; 2]]) -> (u16, u16) {
+    // Of unsigned patterns the largest is the smallest negative value, of signed ones the largest positive value.
+    let (mut min, mut max) = (0u16, i16::MIN);
+    for value in values {
+        min = min.max(u16::from_le_bytes(*value));
+        max = max.max(i16::from_le_bytes(*value));
+    }
+    if max >= 0 && min >= 0x8000 { (min, max as u16) } else { ordered_bounds16(values) }
+}
+
+/// As [`bounds16`], for values of one sign as well.
+#[inline(always)]
+pub(super) fn ordered_bounds16(values: &[[u8; 2]]) -> (u16, u16) {
     let (mut min, mut max) = (i16::MAX, i16::MIN);
     for value in values {
         let value = ordered16(i16::from_le_bytes(*value));
@@ -250,6 +265,73 @@ per_isa! {
         for value in values {
             let magnitude = value.to_bits() & 0x7fff_ffff;
             bad |= u32::from(magnitude == 0) | u32::from(magnitude >= 0x7f80_0000);
+        }
+        bad == 0
+    }
+}
+
+/// Scales and zero points of asymmetric integers in one type; 0 is taken into every range.
+#[inline(always)]
+fn zero_pointed<const FLOAT: u8>(
+    (bits, epsilon): (u32, f32),
+    mins: &[f32],
+    maxs: &[f32],
+    scales: &mut [f32],
+    zero_points: &mut [f32],
+) {
+    let half = (1i32 << (bits - 1)) as f32;
+    let (low, high) = (-half, half - 1.0);
+    let steps = round::<FLOAT>(high - low);
+    for (((min, max), scale), zero_point) in mins.iter().zip(maxs).zip(scales).zip(zero_points) {
+        let min = if *min < 0.0 { *min } else { 0.0 };
+        let max = if *max > 0.0 { *max } else { 0.0 };
+        let value = round::<FLOAT>(round::<FLOAT>(max - min) / steps);
+        let zero = clamp(round::<FLOAT>(low - round::<FLOAT>(min / value)), low, high);
+        // Adding 1.5 * 2^23 rounds to an integer, ties to even. 0 / 0 counts as 0.
+        let zero = (zero + 12_582_912.0) - 12_582_912.0;
+        *zero_point = if zero.is_nan() { 0.0 } else { zero };
+        *scale = if value == 0.0 { epsilon } else { value };
+    }
+}
+
+per_isa! {
+    /// Plain scales and int8 zero points of asymmetric integers of up to 8 bits, from finite ranges.
+    fn asymmetric_qparams(
+        float: Float,
+        bits: u32,
+        mins: &[f32],
+        maxs: &[f32],
+        scales: &mut [f32],
+        zero_points: &mut [f32]
+    ) {
+        let code = (bits, float.epsilon());
+        match float {
+            Float::BF16 => zero_pointed::<0>(code, mins, maxs, scales, zero_points),
+            Float::F16 => zero_pointed::<1>(code, mins, maxs, scales, zero_points),
+            Float::F32 => zero_pointed::<2>(code, mins, maxs, scales, zero_points),
+        }
+    }
+}
+
+per_isa! {
+    /// Whether no value is infinite or NaN.
+    fn are_finite(values: &[f32]) -> bool {
+        let mut largest = 0u32;
+        for value in values {
+            largest = largest.max(value.to_bits() & 0x7fff_ffff);
+        }
+        largest < 0x7f80_0000
+    }
+}
+
+per_isa! {
+    /// Reciprocals of divisors; `false` unless no step from weights up to `amaxs` to their quotients overflows.
+    fn reciprocals(divisors: &[f32], amaxs: &[f32], out: &mut [f32]) -> bool {
+        let (least, most) = (f32::from_bits((127 - 60) << 23), f32::from_bits((127 + 60) << 23));
+        let mut bad = 0u32;
+        for ((divisor, amax), out) in divisors.iter().zip(amaxs).zip(out) {
+            *out = 1.0 / divisor;
+            bad |= u32::from(*amax > most) | u32::from(*divisor < least) | u32::from(*divisor > most);
         }
         bad == 0
     }

@@ -2,6 +2,7 @@
 //!
 //! The twins take finite weights and ordinary divisors; whatever else occurs goes to the plain loops.
 
+mod dense;
 mod kernels;
 mod lanes;
 mod loops;
@@ -13,9 +14,11 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod ranges;
 
+pub(crate) use dense::{ByteCode, CodeRow, dense_row};
 pub(crate) use kernels::{Row, codes, packed};
 pub(crate) use loops::{
-    amax_runs, are_divisors, divide, e4m3_bytes, finite_bounds, mx_scales, nvfp4_scales, range_runs,
+    amax_runs, are_divisors, are_finite, asymmetric_qparams, divide, e4m3_bytes, finite_bounds, mx_scales,
+    nvfp4_scales, range_runs, reciprocals,
 };
 
 /// An instruction set, narrowest first.

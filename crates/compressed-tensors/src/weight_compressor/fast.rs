@@ -1,7 +1,9 @@
 //! The row loops on vectors, for finite weights; the same bytes as the loops beside them.
 
 use crate::{
-    DType, Result, packing,
+    DType, bit_stream,
+    numbers::Float,
+    packing,
     scales::{Code, ScaleRule},
     simd,
 };
@@ -16,12 +18,12 @@ use super::{
 /// Symmetric schemes get the largest magnitude as maximum, which is all they need.
 pub(super) fn ranges(job: &Job<'_>, tile: &[u8], row_bytes: usize, scratch: &mut Scratch) -> bool {
     let layout = job.layout;
+    scratch.mins.clear();
+    scratch.maxs.clear();
     if job.is_finite && job.given.is_some() {
         return true;
     }
     let per_row = layout.scales_per_row();
-    scratch.mins.clear();
-    scratch.maxs.clear();
     if layout.arithmetic.symmetric || job.given.is_some() {
         scratch.maxs.resize(per_row, 0.0);
         for row in tile.chunks(row_bytes) {
@@ -34,13 +36,19 @@ pub(super) fn ranges(job: &Job<'_>, tile: &[u8], row_bytes: usize, scratch: &mut
             simd::range_runs(job.isa, layout.float, row, layout.tile[1], &mut scratch.mins, &mut scratch.maxs);
         }
     }
-    scratch.maxs.iter().chain(&scratch.mins).all(|bound| bound.is_finite())
+    simd::are_finite(job.isa, &scratch.maxs) && simd::are_finite(job.isa, &scratch.mins)
 }
 
 /// Appends the scales of one row of tiles and sets their divisors.
 pub(super) fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
     let layout = job.layout;
-    if job.given.is_some() || !layout.arithmetic.symmetric {
+    let arithmetic = &layout.arithmetic;
+    let has_loop = arithmetic.symmetric
+        || arithmetic.rule == ScaleRule::Plain
+            && arithmetic.zp_dtype == DType::I8
+            && matches!(arithmetic.code, Code::Int { bits: 2..=8 })
+            && job.global_scale.is_none();
+    if job.given.is_some() || !has_loop {
         return rows::qparams(job, tile_row, scratch);
     }
     let start = scratch.scales.len();
@@ -48,6 +56,11 @@ pub(super) fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
     scratch.zero_points.resize(end, 0.0);
     scratch.scales.resize(end, 0.0);
     let scales = &mut scratch.scales[start..];
+    if let (false, Code::Int { bits }) = (arithmetic.symmetric, arithmetic.code) {
+        let zero_points = &mut scratch.zero_points[start..];
+        simd::asymmetric_qparams(job.isa, layout.float, bits, &scratch.mins, &scratch.maxs, scales, zero_points);
+        return rows::set_divisors(job, start, scratch);
+    }
     match (layout.arithmetic.rule, job.global_scale) {
         (ScaleRule::Cast(DType::F8E4M3), Some(global_scale)) if layout.arithmetic.code == Code::E2M1 => {
             scratch.divisors.resize(scales.len(), 0.0);
@@ -67,8 +80,8 @@ pub(super) fn qparams(job: &Job<'_>, tile_row: usize, scratch: &mut Scratch) {
     rows::set_divisors(job, start, scratch);
 }
 
-/// Whether the vector kernels cover these codes and divisors.
-pub(super) fn takes(job: &Job<'_>, scratch: &Scratch) -> bool {
+/// Whether the vector kernels cover these codes and divisors, which they do once this has prepared them.
+pub(super) fn takes(job: &Job<'_>, scratch: &mut Scratch) -> bool {
     let arithmetic = &job.layout.arithmetic;
     let has_kernel = match arithmetic.code {
         Code::Int { bits } => bits <= 8,
@@ -76,7 +89,19 @@ pub(super) fn takes(job: &Job<'_>, scratch: &Scratch) -> bool {
             arithmetic.symmetric && job.given.is_none_or(|it| it.zero_points.is_none_or(is_zero))
         }
     };
-    has_kernel && simd::are_divisors(job.isa, &scratch.divisors)
+    if !has_kernel || !simd::are_divisors(job.isa, &scratch.divisors) {
+        return false;
+    }
+    let layout = job.layout;
+    let is_float = !matches!(arithmetic.code, Code::Int { .. });
+    let is_short = layout.tile[0] == 1 && layout.tile[1] <= 32;
+    // Whether a quotient can overflow is seen from the ranges, which are not found where a first pass has made do.
+    let wants = is_float && layout.float == Float::BF16 && is_short && scratch.maxs.len() == scratch.divisors.len();
+    scratch.has_reciprocals = wants && {
+        scratch.reciprocals.resize(scratch.divisors.len(), 0.0);
+        simd::reciprocals(job.isa, &scratch.divisors, &scratch.maxs, &mut scratch.reciprocals)
+    };
+    true
 }
 
 fn is_zero(zero_points: &[f32]) -> bool {
@@ -84,7 +109,7 @@ fn is_zero(zero_points: &[f32]) -> bool {
 }
 
 /// Codes of one row, in their layout on disk.
-pub(super) fn quantize_row(job: &Job<'_>, bytes: &[u8], scratch: &mut Scratch, out: &mut [u8]) -> Result<()> {
+pub(super) fn quantize_row(job: &Job<'_>, bytes: &[u8], scratch: &mut Scratch, out: &mut [u8]) {
     let layout = job.layout;
     let code = layout.arithmetic.code;
     let zero_points = &scratch.zero_points[scratch.zero_points.len() - scratch.divisors.len()..];
@@ -94,6 +119,7 @@ pub(super) fn quantize_row(job: &Job<'_>, bytes: &[u8], scratch: &mut Scratch, o
         bytes,
         run: layout.tile[1],
         divisors: &scratch.divisors,
+        reciprocals: scratch.has_reciprocals.then_some(&scratch.reciprocals),
         rounds_quotient: job.global_scale.is_none(),
         zero_points: has_zero_points.then_some(zero_points),
         code,
@@ -115,14 +141,7 @@ pub(super) fn quantize_row(job: &Job<'_>, bytes: &[u8], scratch: &mut Scratch, o
         CodeLayout::Words(bits) => {
             scratch.codes.resize(layout.cols, 0);
             simd::codes(job.isa, &row, &mut scratch.codes);
-            scratch.signed.clear();
-            scratch.signed.extend(scratch.codes.iter().map(|code| *code as i8));
-            scratch.words.resize(out.len() / 4, 0);
-            packing::pack_row(&scratch.signed, bits, &mut scratch.words)?;
-            for (bytes, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(&scratch.words) {
-                *bytes = word.to_le_bytes();
-            }
+            bit_stream::pack(&scratch.codes, bits, out);
         }
     }
-    Ok(())
 }

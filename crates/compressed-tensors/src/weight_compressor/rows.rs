@@ -19,6 +19,9 @@ pub(crate) struct Scratch {
     /// Zero points of the slab.
     pub(crate) zero_points: Vec<f32>,
     pub(super) divisors: Vec<f32>,
+    /// Reciprocals of the divisors, where `has_reciprocals` is set.
+    pub(super) reciprocals: Vec<f32>,
+    pub(super) has_reciprocals: bool,
     pub(super) mins: Vec<f32>,
     pub(super) maxs: Vec<f32>,
     pub(super) values: Vec<f32>,
@@ -73,7 +76,7 @@ pub(crate) fn compress(job: &Job<'_>, slab: &[u8], out: &mut [u8], scratch: &mut
         let is_fast = is_finite && fast::takes(job, scratch);
         for (row, out) in tile.chunks(row_bytes).zip(out.chunks_mut(out_row_bytes)) {
             match is_fast {
-                true => fast::quantize_row(job, row, scratch, out)?,
+                true => fast::quantize_row(job, row, scratch, out),
                 false => quantize_row(job, row, scratch, out)?,
             }
         }
@@ -193,11 +196,26 @@ fn quantize_row(job: &Job<'_>, row: &[u8], scratch: &mut Scratch, out: &mut [u8]
 
 /// Packs the zero points of whole slabs along rows.
 pub(crate) fn pack_zero_points(zero_points: &[f32], per_row: usize, bits: u32, out: &mut [u8]) -> Result<()> {
-    let codes: Vec<i8> = zero_points.iter().map(|zero_point| *zero_point as i8).collect();
-    let rows = zero_points.len() / per_row;
-    let words = packing::pack(&codes, rows, per_row, bits, packing::PackedDim::Rows)?;
-    for (bytes, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes();
+    let half = 1i32 << (bits - 1);
+    let field = |zero_point: f32| i32::from(zero_point as i8) + half;
+    let outside = zero_points.iter().fold(0, |seen, zero_point| seen | field(*zero_point));
+    if outside >> bits != 0 {
+        let codes: Vec<i8> = zero_points.iter().map(|zero_point| *zero_point as i8).collect();
+        return packing::pack_row(&codes, bits, &mut []);
+    }
+    out.fill(0);
+    let words = out.as_chunks_mut::<4>().0;
+    for (row, zero_points) in zero_points.chunks(per_row).enumerate() {
+        let bit = row * bits as usize;
+        let (word, shift) = (bit / 32 * per_row, bit % 32);
+        for (word, zero_point) in words[word..].iter_mut().zip(zero_points) {
+            *word = (u32::from_le_bytes(*word) | (field(*zero_point) as u32) << shift).to_le_bytes();
+        }
+        if shift + bits as usize > 32 {
+            for (word, zero_point) in words[word + per_row..].iter_mut().zip(zero_points) {
+                *word = (u32::from_le_bytes(*word) | (field(*zero_point) as u32) >> (32 - shift)).to_le_bytes();
+            }
+        }
     }
     Ok(())
 }

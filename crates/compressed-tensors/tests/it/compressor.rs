@@ -229,6 +229,20 @@ pub(crate) const PRESETS: [(&str, CompressionFormat); 12] = [
     ("MXFP8A16", CompressionFormat::Mxfp8Quantized),
 ];
 
+#[test]
+fn rows_as_short_as_a_group_take_the_whole_tensors_scale_on_every_instruction_set() {
+    let scheme = preset("FP8", vec![]).unwrap();
+    for (float, cols) in [(DType::BF16, 16), (DType::BF16, 32), (DType::F16, 16), (DType::F32, 8)] {
+        let compressor = WeightCompressor::new(&scheme, CompressionFormat::FloatQuantized, float, 3, cols).unwrap();
+        let weight = random_weight(float, 3 * cols, 1, 0);
+        let bytes = |isa| compress(&compressor.clone().with_isa(isa), [3, cols], &weight, 1, None);
+        let plain = bytes(Isa::Portable);
+        assert!(plain["weight"].iter().any(|code| code & 0x7f == 0x7e), "the largest code occurs");
+        assert_eq!(bytes(Isa::Avx2), plain, "{float} {cols}");
+        assert_eq!(bytes(Isa::Avx512), plain, "{float} {cols}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
