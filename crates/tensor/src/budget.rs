@@ -8,7 +8,7 @@ use crate::error::{ErrorKind, Result};
 use crate::{DType, Tensor};
 
 /// Buffers up to this size are neither accounted nor pooled.
-pub const ACCOUNTED_BYTES: u64 = 1 << 20;
+pub const ACCOUNTED_BYTES: u64 = 1 << 16;
 
 /// A limit on memory, shared by everybody who allocates.
 ///
@@ -80,6 +80,7 @@ impl Budget {
         if bytes <= ACCOUNTED_BYTES {
             return Ok((vec![T::default(); len], Lease { budget: self.clone(), bytes: 0 }));
         }
+        let bytes = self.size_class(bytes);
         let mut state = self.lock();
         // A pooled buffer serves if it is at most an eighth larger than asked.
         let slot = state.pool.range((T::DTYPE, bytes)..=(T::DTYPE, bytes + bytes / 8)).next().map(|(key, _)| *key);
@@ -97,7 +98,18 @@ impl Budget {
         }
         self.charge(&mut state, bytes)?;
         drop(state);
-        Ok((vec![T::default(); len], Lease { budget: self.clone(), bytes }))
+        let mut elements = vec![T::default(); (bytes / size_of::<T>() as u64) as usize];
+        elements.truncate(len);
+        Ok((elements, Lease { budget: self.clone(), bytes }))
+    }
+
+    /// Where there is no limit, sizes are rounded up to an eighth of their power of two: rows of a text differ a little in
+    /// length, and each would else leave buffers in the pool that no other can use.
+    fn size_class(&self, bytes: u64) -> u64 {
+        match self.0.limit_bytes {
+            Some(_) => bytes,
+            None => bytes.next_multiple_of((bytes.next_power_of_two() / 16).max(8)),
+        }
     }
 
     fn charge(&self, state: &mut State, bytes: u64) -> Result<()> {
@@ -220,5 +232,18 @@ mod tests {
 
     fn f32_data(data: Vec<f32>) -> Data {
         Data::F32(data)
+    }
+
+    #[test]
+    fn without_a_limit_a_slightly_longer_row_takes_the_buffer_of_a_shorter_one() {
+        let budget = Budget::unlimited();
+        for rows in [433, 440, 447] {
+            let (elements, lease) = budget.buffer::<f32>(rows * 1536).unwrap();
+            assert_eq!(elements.len(), rows * 1536);
+            lease.give_back(<f32 as crate::buffer::sealed::Typed>::wrap(elements));
+        }
+        let state = budget.lock();
+        assert_eq!(state.pool.values().map(Vec::len).sum::<usize>(), 1);
+        assert_eq!(state.in_use_bytes, 0);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Only the order of k matters to the bits; where rows and columns are cut does not.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use super::PANEL;
@@ -72,6 +74,14 @@ pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c
     multiply::<f16, f32, f32>(profile, f32_tile(profile), PANEL, (a, b), c, update);
 }
 
+thread_local! {
+    /// Buffers of finished products, for the next ones: fresh memory would cost more than packing does.
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Buffers that a thread keeps: both operands of a product.
+const SPARE_BUFFERS: usize = 2;
+
 /// A packed operand: 64 bytes aligned, panel after panel.
 pub(crate) struct Packed<T> {
     lines: Vec<Line>,
@@ -86,6 +96,22 @@ struct Line([u8; 64]);
 impl<T: Copy> Packed<T> {
     pub(crate) fn zeroed(len: usize) -> Self {
         Self { lines: vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)], len, element: std::marker::PhantomData }
+    }
+
+    /// With contents of no meaning.
+    fn recycled(len: usize) -> Self {
+        let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        lines.resize((len * size_of::<T>()).div_ceil(64), Line([0; 64]));
+        Self { lines, len, element: std::marker::PhantomData }
+    }
+
+    /// Leaves the memory to the next product of this thread.
+    fn recycle(self) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_BUFFERS {
+                spare.push(self.lines);
+            }
+        });
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
@@ -155,8 +181,8 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
     let serial = rayon::current_num_threads() == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
     let block_depth = panel * BLOCK_PANELS;
     let max_steps = S::steps(block_depth.min(depth));
-    let mut packed_a = Packed::<T>::zeroed(rows.min(BLOCK_ROWS) * max_steps);
-    let mut packed_b = Packed::<T>::zeroed(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
+    let mut packed_a = Packed::<T>::recycled(rows.min(BLOCK_ROWS) * max_steps);
+    let mut packed_b = Packed::<T>::recycled(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
     let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
     for col in (0..cols).step_by(BLOCK_COLS) {
         let n_cols = BLOCK_COLS.min(cols - col);
@@ -178,6 +204,8 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
             }
         }
     }
+    packed_b.recycle();
+    packed_a.recycle();
 }
 
 /// One block of rows, columns and k.

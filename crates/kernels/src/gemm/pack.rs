@@ -187,7 +187,10 @@ fn transpose(
     while lane < lanes {
         let first = lane.min(lanes - 8);
         for k in (0..squares).step_by(8) {
-            let from: [*const u32; 8] = std::array::from_fn(|i| words(first + i, k));
+            let mut from = [std::ptr::null(); 8];
+            for (i, from) in from.iter_mut().enumerate() {
+                *from = words(first + i, k);
+            }
             let start = k * width + first;
             let to = &mut to[start..start + 7 * width + 8];
             // SAFETY: `words` indexed each line's first word, and the squares end within its `depth` words; `to` covers eight
@@ -224,8 +227,12 @@ fn transpose(
 #[target_feature(enable = "avx2")]
 unsafe fn square(from: [*const u32; 8], to: *mut u32, width: usize) {
     use std::arch::x86_64::*;
-    // SAFETY: the caller's pointers cover eight words each.
-    let r = from.map(|it| unsafe { _mm256_loadu_ps(it.cast()) });
+    // A closure would be compiled without the vectors of this function.
+    let mut r = [_mm256_setzero_ps(); 8];
+    for i in 0..8 {
+        // SAFETY: the caller's pointers cover eight words each.
+        r[i] = unsafe { _mm256_loadu_ps(from[i].cast()) };
+    }
     let mut t = [_mm256_setzero_ps(); 8];
     for i in 0..4 {
         t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
