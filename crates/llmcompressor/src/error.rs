@@ -34,6 +34,29 @@ pub enum ErrorKind {
     /// The model: an architecture, a weight, an operation.
     #[error(transparent)]
     Model(models::Error),
+    /// A recipe, a modifier, or the order of its events.
+    #[error(transparent)]
+    Lifecycle(lifecycle::Error),
+    /// Activations that went to disk.
+    #[error("{}: {source}", path.display())]
+    Activations {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A module that is to be compressed and has no scales.
+    #[error("module `{module}` has a scheme and no scales after its wave (does a modifier of the recipe observe it?)")]
+    NoScale {
+        /// The module.
+        module: String,
+    },
+    /// A tensor whose size cannot be told before the run.
+    #[error("{what} cannot be planned")]
+    Unplanned {
+        /// What it is.
+        what: String,
+    },
     /// Data or tokenizer.
     #[error(transparent)]
     Data(calibration::Error),
@@ -222,6 +245,9 @@ impl Error {
             ErrorKind::Model(error) => model_code(error),
             ErrorKind::Data(error) => data_code(error),
             ErrorKind::NotANumber { .. } => ExitCode::BadInput,
+            ErrorKind::Lifecycle(error) => lifecycle_code(error),
+            ErrorKind::Activations { .. } => ExitCode::Io,
+            ErrorKind::NoScale { .. } | ErrorKind::Unplanned { .. } => ExitCode::BadInput,
             ErrorKind::CommitStopped => ExitCode::Unexpected,
             ErrorKind::Interrupted { signal: 2 } => ExitCode::Interrupted,
             ErrorKind::Interrupted { signal: 15 } => ExitCode::Terminated,
@@ -266,6 +292,23 @@ impl From<models::Error> for Error {
     }
 }
 
+impl From<lifecycle::Error> for Error {
+    fn from(error: lifecycle::Error) -> Self {
+        ErrorKind::Lifecycle(error).into()
+    }
+}
+
+impl From<pipelines::Error> for Error {
+    fn from(error: pipelines::Error) -> Self {
+        match error.into_kind() {
+            pipelines::ErrorKind::Lifecycle(error) => error.into(),
+            pipelines::ErrorKind::Model(error) => error.into(),
+            pipelines::ErrorKind::Spill { path, source } => ErrorKind::Activations { path, source }.into(),
+            other => ErrorKind::Lifecycle(lifecycle::Error::failed(other)).into(),
+        }
+    }
+}
+
 impl From<calibration::Error> for Error {
     fn from(error: calibration::Error) -> Self {
         ErrorKind::Data(error).into()
@@ -300,6 +343,13 @@ fn model_code(error: &models::Error) -> ExitCode {
     let models::ErrorKind::Graph(graph) = error.kind() else { return ExitCode::BadInput };
     match graph.kind() {
         graph::ErrorKind::Tensor(it) if matches!(it.kind(), tensor::ErrorKind::Budget { .. }) => ExitCode::Refused,
+        _ => ExitCode::BadInput,
+    }
+}
+
+fn lifecycle_code(error: &lifecycle::Error) -> ExitCode {
+    match error.kind() {
+        lifecycle::ErrorKind::Io { .. } => ExitCode::Io,
         _ => ExitCode::BadInput,
     }
 }

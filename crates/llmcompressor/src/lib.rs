@@ -24,6 +24,7 @@ pub mod inspect;
 mod model_config;
 pub mod model_free;
 mod names;
+pub mod oneshot;
 mod progress;
 mod rewrite;
 mod slabs;

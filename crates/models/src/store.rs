@@ -57,6 +57,8 @@ struct Slot {
     holders: usize,
     resident: Option<Tensor>,
     changed: Option<Tensor>,
+    /// What was set, where its type is not the one computed in.
+    exact: Option<Tensor>,
 }
 
 /// Keeps parameters in memory, once they are read, until it is dropped.
@@ -164,8 +166,20 @@ impl Store {
         self.read_rows(engine, id, &shape, &runs)
     }
 
-    /// Reads runs of rows one below the other into a tensor of `shape`.
+    /// Reads runs of rows one below the other into a tensor of `shape`, in the type computed in.
     fn read_rows(&self, engine: &Engine, id: ParameterId, shape: &[usize], runs: &[(usize, usize)]) -> Result<Tensor> {
+        let tensor = self.read_stored_rows(engine, id, shape, runs)?;
+        self.converted(engine, tensor).map_err(|error| error.at(&self.infos[id.0].name))
+    }
+
+    /// Reads runs of rows one below the other into a tensor of `shape`.
+    fn read_stored_rows(
+        &self,
+        engine: &Engine,
+        id: ParameterId,
+        shape: &[usize],
+        runs: &[(usize, usize)],
+    ) -> Result<Tensor> {
         let name = &self.infos[id.0].name;
         let placed = |error: Error| error.at(name);
         let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
@@ -182,8 +196,7 @@ impl Store {
             }
             Ok(())
         };
-        let tensor = Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(placed)?;
-        self.converted(engine, tensor).map_err(placed)
+        Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(placed)
     }
 
     /// The parameter where it is in memory, changed or held.
@@ -219,16 +232,76 @@ impl Store {
             let kind = ErrorKind::Shape { found: tensor.shape().to_vec(), expected: expected.clone() };
             return Err(Error::from(kind).at(name));
         }
+        let exact = (tensor.dtype() != self.dtype).then(|| tensor.clone());
         let tensor = self.converted(engine, tensor).map_err(|error| error.at(name))?;
         let slot = &mut self.lock()[id.0];
         slot.resident = None;
         slot.changed = Some(tensor);
+        slot.exact = exact;
         Ok(())
     }
 
     /// Forgets what [`Store::set`] was given.
     pub fn reset(&self, id: ParameterId) {
-        self.lock()[id.0].changed = None;
+        let slot = &mut self.lock()[id.0];
+        slot.changed = None;
+        slot.exact = None;
+    }
+
+    /// Puts a tensor of the parameter's shape and the type computed in (none: what is on disk) in the place of a change for a
+    /// while, and gives that change; what is held of the disk stays in memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] and [`ErrorKind::DType`], placed at the parameter.
+    pub fn exchange(&self, id: ParameterId, tensor: Option<Tensor>) -> Result<Option<Tensor>> {
+        let ParameterInfo { name, shape: expected } = &self.infos[id.0];
+        if let Some(tensor) = &tensor {
+            let found = tensor.shape().to_vec();
+            if found != *expected {
+                return Err(Error::from(ErrorKind::Shape { found, expected: expected.clone() }).at(name));
+            }
+            if tensor.dtype() != self.dtype {
+                let kind = ErrorKind::DType { found: tensor.dtype(), expected: "the type that the model computes in" };
+                return Err(Error::from(kind).at(name));
+            }
+        }
+        Ok(std::mem::replace(&mut self.lock()[id.0].changed, tensor))
+    }
+
+    /// The type that the parameter has on disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingTensor`], placed at the parameter.
+    pub fn stored_dtype(&self, id: ParameterId) -> Result<DType> {
+        let name = &self.infos[id.0].name;
+        let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
+        spec.map(|(dtype, _)| dtype).map_err(|kind| Error::from(kind).at(name))
+    }
+
+    /// Rows of the parameter as it would be stored: what [`Store::set`] was given, else what is on disk, in its own type.
+    ///
+    /// # Errors
+    /// As [`Store::rows`].
+    pub fn stored_rows(&self, engine: &Engine, id: ParameterId, start: usize, len: usize) -> Result<Tensor> {
+        let ParameterInfo { name, shape } = &self.infos[id.0];
+        let known = {
+            let slots = self.lock();
+            let slot = &slots[id.0];
+            let is_own = self.stored_dtype(id)? == self.dtype;
+            let held = slot.changed.as_ref().or(slot.resident.as_ref()).filter(|_| is_own);
+            slot.exact.as_ref().or(held).cloned()
+        };
+        if let Some(tensor) = known {
+            return tensor.slice(0, start, len).map_err(|error| Error::from(error).at(name));
+        }
+        let bound = shape.first().copied().unwrap_or(0);
+        if start.checked_add(len).is_none_or(|end| end > bound) {
+            let found = start.saturating_add(len) as i64;
+            return Err(Error::from(tensor::Error::from(tensor::ErrorKind::Index { found, bound: bound + 1 })).at(name));
+        }
+        let mut shape = shape.clone();
+        shape[0] = len;
+        self.read_stored_rows(engine, id, &shape, &[(start, len)])
     }
 
     /// Whether the parameter differs from the disk.

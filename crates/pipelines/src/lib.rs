@@ -1,4 +1,26 @@
-//! Calibration pipelines.
+//! Calibration pipelines: they run a model, tell modifiers what happens, and have done with modules that nobody changes any more.
+//!
+//! A pipeline knows no modifier: it asks each what it declares ([`lifecycle::Modifier`]) and drives all of them through one
+//! [`lifecycle::CompressionLifecycle`]. What becomes of finished modules is a [`Committer`]'s business.
 #![forbid(unsafe_code)]
 
+mod activation;
+mod boundaries;
 pub mod choice;
+mod committer;
+mod data_free;
+mod error;
+mod listen;
+mod sequential;
+mod store;
+mod times;
+mod waves;
+
+pub use boundaries::Spill;
+pub use committer::{Committer, ModifierData};
+pub use data_free::DataFree;
+pub use error::{Error, ErrorKind, Result};
+pub use sequential::{CalibrationBatch, Sequential};
+pub use store::ModelStore;
+pub use times::Times;
+pub use waves::{Partition, Wave, WaveKind, Waves};

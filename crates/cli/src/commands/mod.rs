@@ -6,6 +6,7 @@ mod explain;
 mod inspect;
 mod list;
 mod model_free_ptq;
+mod oneshot;
 mod verify;
 
 use clap::Subcommand;
@@ -16,6 +17,7 @@ use crate::args::{Arguments, Global};
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Oneshot(oneshot::Options),
     ModelFreePtq(model_free_ptq::Options),
     Convert(convert::Options),
     Eval(eval::Options),
@@ -29,6 +31,7 @@ pub(crate) enum Command {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let global: &Global = &arguments.global;
     match arguments.command {
+        Command::Oneshot(options) => oneshot::run(options, global),
         Command::ModelFreePtq(options) => model_free_ptq::run(options, global),
         Command::Convert(options) => convert::run(options, global),
         Command::Eval(options) => eval::run(options, global),

@@ -33,7 +33,7 @@ pub enum Compute {
 }
 
 impl Compute {
-    fn dtype(self) -> Option<DType> {
+    pub(crate) fn dtype(self) -> Option<DType> {
         match self {
             Self::Auto => None,
             Self::F32 => Some(DType::F32),

@@ -1,0 +1,150 @@
+//! `oneshot`: compress a model by a recipe, with calibration data.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use llmcompressor::{
+    ExitCode, Interrupt,
+    eval::Compute,
+    model_free::{Existing, Tolerance},
+    oneshot::{OneshotOptions, Partition, RecipeSource, oneshot},
+};
+
+use crate::{
+    args::{Format, Global, byte_count},
+    printer,
+    progress::Terminal,
+    signals,
+};
+
+/// Compress a model by a recipe, with calibration data
+///
+/// Data runs through the model wave by wave; each module is written when no modifier will change it any more.
+/// A stopped run goes on where it was when the same command is given again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmcompressor oneshot ./Llama-3.2-1B --recipe gptq.yaml --data calib.jsonl --seq-len 2048 --out ./Llama-3.2-1B-W4A16
+  llmcompressor oneshot ./SmolLM2 --scheme FP8_DYNAMIC --out ./SmolLM2-FP8
+  llmcompressor eval ./Llama-3.2-1B-W4A16 --data eval.jsonl --seq-len 2048")]
+pub(crate) struct Options {
+    /// Source: a directory, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Recipe: a YAML or JSON file
+    #[arg(long, value_name = "FILE", required_unless_present = "scheme", conflicts_with = "scheme")]
+    recipe: Option<PathBuf>,
+    /// Round all linears but the output head to a preset scheme (`llmcompressor list schemes`)
+    #[arg(long, value_name = "NAME")]
+    scheme: Option<String>,
+    /// Calibration data: a file, a folder, or the name of a data set
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
+    /// Output directory
+    #[arg(long, value_name = "OUT")]
+    out: PathBuf,
+    /// Column that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_column: String,
+    /// Tokens that a sample is cut at [default: the tokenizer's limit]
+    #[arg(long, value_name = "N", visible_alias = "max-seq-length")]
+    seq_len: Option<usize>,
+    /// Samples to calibrate on
+    #[arg(long, value_name = "N", default_value_t = 512, visible_alias = "num-calibration-samples")]
+    num_samples: usize,
+    /// Samples of a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch_size: usize,
+    /// Take the longest samples instead of random ones
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Seed of the shuffle
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Where waves begin
+    #[arg(long, value_enum, default_value_t = PartitionName::BeforeTargets)]
+    partition: PartitionName,
+    /// Pipeline: sequential, datafree or independent [default: what the modifiers need]
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// Type to compute in
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    dtype: Dtype,
+    /// Calibrate experts on the tokens that their router chose, instead of on all
+    #[arg(long)]
+    routed_experts_only: bool,
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// Ceiling for weights, statistics and activations, e.g. 2GiB [default: none]
+    #[arg(long, value_name = "BYTES", value_parser = byte_count)]
+    max_memory: Option<u64>,
+    /// Cut output shards at this size
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, default_value = "5GB")]
+    max_shard_size: u64,
+    /// Replace an output that exists
+    #[arg(long)]
+    overwrite: bool,
+    /// Leave the source's .py files out
+    #[arg(long)]
+    no_remote_code: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum PartitionName {
+    /// Before targets that are equally deep: each runs once, already changed
+    BeforeTargets,
+    /// Before decoder layers, as llm-compressor in Python
+    Compat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dtype {
+    /// What the config says
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
+    let recipe = match (options.recipe, options.scheme) {
+        (Some(file), _) => RecipeSource::File(file),
+        (None, Some(name)) => RecipeSource::Scheme(name),
+        (None, None) => anyhow::bail!("one of --recipe and --scheme is required"),
+    };
+    let interrupt = Interrupt::default();
+    signals::connect(&interrupt)?;
+    let mut job = OneshotOptions::new(options.model, options.out, recipe);
+    job.data.dataset = options.data;
+    job.data.text_column = options.text_column;
+    job.data.max_seq_length = options.seq_len;
+    job.data.num_calibration_samples = Some(options.num_samples);
+    job.data.batch_size = options.batch_size;
+    job.data.shuffle_calibration_samples = !options.no_shuffle;
+    job.data.seed = options.seed;
+    job.data.moe_calibrate_all_experts = !options.routed_experts_only;
+    job.partition = match options.partition {
+        PartitionName::BeforeTargets => Partition::BeforeTargets,
+        PartitionName::Compat => Partition::Compat,
+    };
+    job.compute = match options.dtype {
+        Dtype::Auto => Compute::Auto,
+        Dtype::F32 => Compute::F32,
+        Dtype::Bf16 => Compute::Bf16,
+        Dtype::F16 => Compute::F16,
+    };
+    job.pipeline = options.pipeline;
+    job.threads = options.threads;
+    job.max_memory_bytes = options.max_memory;
+    job.max_shard_bytes = options.max_shard_size;
+    job.existing = if options.overwrite { Existing::Overwrite } else { Existing::Resume };
+    job.remote_code = if options.no_remote_code { Tolerance::Refuse } else { Tolerance::Allow };
+    job.interrupt = interrupt;
+    let report = oneshot(&job, &Terminal::new(global.verbosity()))?;
+    match global.format {
+        Format::Json => printer::json(&report)?,
+        Format::Human => printer::line(&report.summary())?,
+    }
+    Ok(ExitCode::Done)
+}

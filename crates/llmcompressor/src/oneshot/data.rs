@@ -1,0 +1,64 @@
+//! Calibration data as batches of token ids.
+
+use std::{path::Path, sync::Arc};
+
+use calibration::{CalibrationData, DataSettings, ModelLimits, Tokenizer, arguments::DatasetArguments};
+use models::Model;
+use pipelines::CalibrationBatch;
+use tensor::Engine;
+
+use crate::error::{ErrorKind, Result};
+
+/// Batches, and what is known of them.
+pub(super) struct Data {
+    pub(super) batches: Vec<CalibrationBatch>,
+    pub(super) n_samples: usize,
+    pub(super) n_tokens: usize,
+    /// Hash of all ids and masks.
+    pub(super) fingerprint: String,
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads the data that arguments name, as the model's tokenizer sees it.
+///
+/// # Errors
+/// No data, and every fault of it.
+pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engine: &Engine) -> Result<Data> {
+    let vocabulary_rows =
+        model.causal().and_then(|it| model.linear(it.head)).map(|it| model.store().info(it.weight).shape[0]);
+    let settings = DataSettings {
+        tokenizer: Some(Arc::new(Tokenizer::from_dir(dir)?)),
+        limits: ModelLimits { vocabulary_rows, max_positions: None },
+        ..DataSettings::default()
+    };
+    let Some(mut data) = CalibrationData::open(arguments, &settings)? else {
+        let found = "absent".to_owned();
+        let expected = "calibration data: a modifier of the recipe needs it".to_owned();
+        return Err(ErrorKind::Option { option: "--data", found, expected }.into());
+    };
+    let (n_samples, notes) = (data.n_samples(), data.notes().iter().map(ToString::to_string).collect());
+    let mut rows = Vec::with_capacity(data.n_batches());
+    for batch in data.batches() {
+        let batch = batch?;
+        let Some((ids, n_rows, n_tokens)) = batch.input_ids() else { continue };
+        let mask = batch.matrix("attention_mask").map(|it| it.0.to_vec());
+        rows.push((ids.to_vec(), mask, [n_rows, n_tokens]));
+    }
+    let is_padded = rows.iter().any(|it| it.1.as_ref().is_some_and(|mask| mask.contains(&0)));
+    let mut digest = blake3::Hasher::new();
+    let mut batches = Vec::with_capacity(rows.len());
+    let mut n_all = 0;
+    for (ids, mask, shape) in rows {
+        let mask = is_padded.then(|| mask.unwrap_or_else(|| vec![1; ids.len()]));
+        n_all += mask.as_ref().map_or(ids.len(), |it| it.iter().filter(|it| **it != 0).count());
+        for extent in shape {
+            digest.update(&(extent as u64).to_le_bytes());
+        }
+        for value in ids.iter().chain(mask.iter().flatten()) {
+            digest.update(&value.to_le_bytes());
+        }
+        let tensor = |values: Vec<i64>| engine.budget.tensor(values, &shape).map_err(models::Error::from);
+        batches.push(CalibrationBatch { ids: tensor(ids)?, mask: mask.map(tensor).transpose()? });
+    }
+    Ok(Data { batches, n_samples, n_tokens: n_all, fingerprint: digest.finalize().to_hex().to_string(), notes })
+}

@@ -1,0 +1,298 @@
+//! Compresses a model by a recipe: calibration data runs through it, modifiers change it, finished modules are written.
+
+mod commit;
+mod data;
+mod options;
+mod plan;
+mod report;
+mod target;
+
+use std::{sync::Arc, time::Instant};
+
+use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, TensorSpec, Treatment, UnitCommit, Writer};
+use compressed_tensors::config::{FORMAT_VERSION, QuantizationConfig, write_section};
+use indexmap::IndexMap;
+use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate};
+use models::{Model, ModelOptions};
+use modifiers::MODIFIERS;
+use pipelines::{
+    DataFree, ModelStore, Sequential,
+    choice::{PipelineKind, choose_pipeline},
+};
+use serde_json::Value;
+use tensor::{Budget as Memory, DType, Engine, Routing};
+
+pub use options::{OneshotOptions, Partition, RecipeSource};
+pub use report::{OneshotReport, QuantizedWeight};
+
+use crate::{
+    ExitCode, Progress,
+    error::{Error, ErrorKind, Result},
+    model_config::{remove_section, set_section},
+    model_free::{RunStatus, Tolerance},
+    slabs::Budget,
+    source::open_source,
+};
+use commit::OutputCommitter;
+use plan::{Plan, plan};
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 8 << 20;
+
+/// Compresses `options.model` into `options.output` by a recipe.
+///
+/// An interrupted run is resumed by the same call and ends in the same bytes, which depend on the source, the recipe, the data,
+/// the type and the instruction set that compute, and the partition alone.
+///
+/// # Errors
+/// Everything that headers, recipe and data can tell is refused before anything is written; see [`crate::ErrorKind`].
+pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<OneshotReport> {
+    let begin = Instant::now();
+    let source = Arc::new(open_source(&options.model)?);
+    refuse_compressed(&source)?;
+    let model = Arc::new(Model::open(Arc::clone(&source), ModelOptions { dtype: options.compute.dtype() })?);
+    let memory = options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited);
+    let engine = Engine::new(memory);
+    let mut lifecycle = CompressionLifecycle::new(Registry::new(MODIFIERS));
+    let state = StateUpdate {
+        model: Some(Box::new(ModelStore::new(Arc::clone(&model), engine.clone())?)),
+        start: Some(-1.0),
+        ..StateUpdate::default()
+    };
+    let recipe = Some(recipe(&options.recipe)?);
+    lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() })?;
+    let needs = lifecycle.modifiers().iter().map(|it| it.modifier().needs_data());
+    let choice = choose_pipeline(needs, options.pipeline.as_deref()).map_err(|error| ErrorKind::Option {
+        option: "--pipeline",
+        found: error.name,
+        expected: "basic, sequential, datafree or independent".to_owned(),
+    })?;
+    let pipeline = match choice.pipeline {
+        PipelineKind::Independent => {
+            PipelineKind::infer(lifecycle.modifiers().iter().map(|it| it.modifier().needs_data()))
+        }
+        other => other,
+    };
+    let dtype = model.store().dtype();
+    let plan = plan(&source, &lifecycle, dtype, options.max_shard_bytes)?;
+    if plan.modules.is_empty() {
+        return Err(ErrorKind::NothingToDo { reason: "no modifier of the recipe writes to a module".to_owned() }.into());
+    }
+    let data = match pipeline {
+        PipelineKind::DataFree => None,
+        _ => Some(data::load(&options.data, source.dir(), &model, &engine)?),
+    };
+    let mut warnings = source.warnings().to_vec();
+    if let Some(data) = &data {
+        warnings.extend(data.notes.iter().cloned());
+    } else if options.data.is_dataset_provided() {
+        warnings.push("no modifier of the recipe needs data; none was read".to_owned());
+    }
+    warnings.iter().for_each(|it| progress.warn(it));
+    let fingerprints = IndexMap::from([
+        ("source".to_owned(), source.fingerprint().to_owned()),
+        ("recipe".to_owned(), blake3::hash(lifecycle.recipe.yaml().as_bytes()).to_hex().to_string()),
+        ("data".to_owned(), data.as_ref().map_or_else(String::new, |it| it.fingerprint.clone())),
+        ("settings".to_owned(), settings(options, dtype, pipeline)),
+        ("numerics profile".to_owned(), engine.profile.isa().name().to_owned()),
+        ("tool".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    let opened = Writer::open_or_resume(&OutputPlan {
+        dir: options.output.clone(),
+        shards: plan.shards.clone(),
+        fingerprints,
+        inputs: source.paths(),
+        existing: options.existing,
+        extra_bytes: 0,
+    })?;
+    let threads = threads(options.threads);
+    let mut report = OneshotReport {
+        status: RunStatus::AlreadyDone,
+        output: options.output.clone(),
+        modifiers: lifecycle.modifiers().iter().map(|it| it.modifier().type_name().to_owned()).collect(),
+        pipeline: pipeline.name(),
+        partition: options.partition.name(),
+        dtype: dtype.to_string(),
+        n_samples: data.as_ref().map_or(0, |it| it.n_samples),
+        n_tokens: data.as_ref().map_or(0, |it| it.n_tokens),
+        quantized: quantized(&plan),
+        rewritten: plan.modules.values().flat_map(|it| &it.dense).map(|it| it.name.clone()).collect(),
+        modules: Vec::new(),
+        n_copied_tensors: plan.copied.len(),
+        warnings,
+        input_bytes: source.tensors().map(|it| it.n_bytes()).sum(),
+        output_bytes: plan.shards.iter().flat_map(|it| &it.tensors).filter_map(TensorSpec::n_bytes).sum(),
+        n_resumed: 0,
+        phases: IndexMap::new(),
+        seconds: 0.0,
+        peak_bytes: 0,
+        threads,
+        fingerprints: Value::Null,
+    };
+    let Opened::Work(writer) = opened else { return Ok(report) };
+    for unit in &writer.resumed().damaged {
+        progress.warn(&format!("`{unit}` was damaged since it was written; it is done again"));
+    }
+    report.n_resumed = writer.resumed().done.len();
+    report.phases.insert("setup", begin.elapsed().as_secs_f64());
+    let pool = Budget { threads, slab_bytes: 0 }.thread_pool()?;
+    progress.begin("compressing", plan.modules.values().map(plan::PlannedModule::input_bytes).sum());
+    let outcome = pool.install(|| {
+        let mut committer = OutputCommitter::new(&plan.modules, &writer, progress, &options.interrupt);
+        let times = match data {
+            None => DataFree { model: Arc::clone(&model) }.run(&mut lifecycle, &mut committer)?,
+            Some(data) => {
+                let all = options.data.moe_calibrate_all_experts;
+                let sequential = Sequential {
+                    model: Arc::clone(&model),
+                    engine: engine.clone(),
+                    partition: options.partition,
+                    routing: if all { Routing::All } else { Routing::Chosen },
+                    spill: None,
+                };
+                sequential.run(&mut lifecycle, data.batches, &mut committer)?
+            }
+        };
+        lifecycle.finalize()?;
+        Ok((times, committer.said))
+    });
+    progress.end();
+    let (times, said) = match outcome {
+        Ok(it) => it,
+        Err(error) => return Err(give_up(error, *writer)),
+    };
+    report.phases.extend(times.by_name());
+    report.modules = said;
+    let copying = Instant::now();
+    copy(&source, &plan, &writer, options)?;
+    report.phases.insert("copy", copying.elapsed().as_secs_f64());
+    source.check_unchanged()?;
+    report.status = RunStatus::Done;
+    report.seconds = begin.elapsed().as_secs_f64();
+    report.peak_bytes = engine.budget.peak_bytes();
+    report.fingerprints = writer.fingerprint_record();
+    let recipe = recipe_text(&source, &lifecycle)?;
+    writer.finish(&Finish {
+        companions: source
+            .companions()
+            .iter()
+            .filter(|it| options.remote_code == Tolerance::Allow || it.treatment != Treatment::CopyCode)
+            .cloned()
+            .collect(),
+        generated: vec![
+            Generated { name: "recipe.yaml".to_owned(), bytes: recipe.into_bytes() },
+            Generated { name: "report.json".to_owned(), bytes: serde_json::to_vec_pretty(&report).unwrap_or_default() },
+        ],
+        index: IndexRule::WhenSharded,
+        config: Some(model_config(&source, plan.config.as_ref())),
+    })?;
+    Ok(report)
+}
+
+fn recipe(source: &RecipeSource) -> Result<RecipeInput> {
+    Ok(match source {
+        RecipeSource::File(path) => {
+            std::fs::metadata(path).map_err(|source| ErrorKind::File { path: path.clone(), source })?;
+            RecipeInput::File(path.clone())
+        }
+        RecipeSource::Text(text) => RecipeInput::Text(text.clone()),
+        RecipeSource::Scheme(name) => RecipeInput::Text(
+            serde_json::json!({"quant_stage": {"quant_modifiers": {"QuantizationModifier": {
+                "targets": ["Linear"], "ignore": ["lm_head"], "scheme": name,
+            }}}})
+            .to_string(),
+        ),
+    })
+}
+
+/// A source that is compressed has to be made dense first.
+fn refuse_compressed(source: &Source) -> Result<()> {
+    if compressed_tensors::config::locate_section(source.config()?).is_none() {
+        return Ok(());
+    }
+    let found = "compressed already".to_owned();
+    let expected = "a dense checkpoint (`llmcompressor convert` makes it one)".to_owned();
+    Err(ErrorKind::Option { option: "MODEL", found, expected }.into())
+}
+
+/// What decides the bytes beside source, recipe and data.
+fn settings(options: &OneshotOptions, dtype: DType, pipeline: PipelineKind) -> String {
+    let OneshotOptions { partition, data, .. } = options;
+    format!(
+        "dtype {dtype}, partition {}, pipeline {}, all experts {}",
+        partition.name(),
+        pipeline.name(),
+        data.moe_calibrate_all_experts
+    )
+}
+
+fn quantized(plan: &Plan) -> Vec<QuantizedWeight> {
+    let one = |it: &plan::PlannedModule| {
+        let weight = it.weight.as_ref()?;
+        let (format, shape) = (weight.format.name(), [weight.rows, weight.cols]);
+        Some(QuantizedWeight { module: it.name.clone(), format, shape })
+    };
+    plan.modules.values().filter_map(one).collect()
+}
+
+/// Copies what no modifier writes.
+fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions) -> Result<()> {
+    let done: std::collections::HashSet<&str> = writer.resumed().done.iter().map(|it| it.name.as_str()).collect();
+    let mut buffer = Vec::new();
+    let mut units = Vec::new();
+    for entry in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
+        let n_bytes = entry.n_bytes();
+        let mut at = 0;
+        while at < n_bytes {
+            if let Some(signal) = options.interrupt.signal() {
+                return Err(ErrorKind::Interrupted { signal }.into());
+            }
+            buffer.resize((n_bytes - at).min(COPY_BYTES as u64) as usize, 0);
+            source.read_into(entry, at, &mut buffer)?;
+            writer.write_at(&entry.name, at, &buffer)?;
+            at += buffer.len() as u64;
+        }
+        let (name, tensors) = (entry.name.clone(), vec![entry.name.clone()]);
+        units.push(UnitCommit { name, tensors, ..UnitCommit::default() });
+    }
+    Ok(writer.commit(&units)?)
+}
+
+/// The recipe behind the one that the source was made by.
+fn recipe_text(source: &Source, lifecycle: &CompressionLifecycle) -> Result<String> {
+    let path = source.dir().join("recipe.yaml");
+    match std::fs::read_to_string(&path) {
+        Ok(existing) => Ok(lifecycle.recipe.yaml_behind(&existing)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(lifecycle.recipe.yaml()),
+        Err(source) => Err(ErrorKind::File { path, source }.into()),
+    }
+}
+
+/// The source's config with a section for what was quantized; everything else keeps its place and value.
+fn model_config(source: &Source, config: Option<&QuantizationConfig>) -> Vec<u8> {
+    let mut model = match source.config() {
+        Ok(Value::Object(model)) => model.clone(),
+        _ => serde_json::Map::new(),
+    };
+    remove_section(&mut model);
+    if let Some(section) = write_section(config, None, FORMAT_VERSION) {
+        set_section(&mut model, section);
+    }
+    checkpoint::pretty_json(&Value::Object(model))
+}
+
+fn threads(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
+/// Faults of the input leave nothing behind; after anything else the run can go on.
+fn give_up(error: Error, writer: Writer) -> Error {
+    if error.exit_code() == ExitCode::BadInput {
+        // The fault that ended the run is what the user needs to hear, whatever clearing says.
+        let _ = writer.abandon();
+    }
+    error
+}

@@ -1,0 +1,196 @@
+//! What becomes of every tensor, from headers and declared facts: modules that are written anew, and tensors taken along.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use checkpoint::{ShardPlan, Source, TensorEntry, TensorSpec};
+use compressed_tensors::{
+    config::{Attention, ModuleRecord, QuantizationConfig, QuantizationStatus, build_config},
+    kv_cache::is_cached_attention,
+    scheme::QuantizationScheme,
+};
+use indexmap::IndexMap;
+use lifecycle::{CompressionLifecycle, ModuleFacts, ModuleStore};
+
+use super::target::{CompressedWeight, activation_outputs, scale_outputs};
+use crate::error::Result;
+
+/// A module that is written when nobody changes it any more.
+pub(super) struct PlannedModule {
+    /// Its name.
+    pub(super) name: String,
+    /// Its weight, where that is compressed.
+    pub(super) weight: Option<CompressedWeight>,
+    /// Its own tensors that stay dense.
+    pub(super) dense: Vec<TensorSpec>,
+    /// Scales of activations, under full names.
+    pub(super) scales: Vec<TensorSpec>,
+}
+
+impl PlannedModule {
+    /// Bytes of its tensors in the source.
+    pub(super) fn input_bytes(&self) -> u64 {
+        let weight = self.weight.as_ref().map_or(0, CompressedWeight::dense_bytes);
+        weight + self.dense.iter().filter_map(TensorSpec::n_bytes).sum::<u64>()
+    }
+
+    /// Everything that it writes.
+    pub(super) fn outputs(&self) -> Vec<TensorSpec> {
+        let weight = self.weight.iter().flat_map(CompressedWeight::outputs);
+        weight.chain(self.dense.iter().cloned()).chain(self.scales.iter().cloned()).collect()
+    }
+}
+
+/// What a run is going to write.
+pub(super) struct Plan {
+    /// Modules in definition order.
+    pub(super) modules: IndexMap<String, PlannedModule>,
+    /// Tensors that are copied bit for bit.
+    pub(super) copied: Vec<TensorEntry>,
+    /// The shards.
+    pub(super) shards: Vec<ShardPlan>,
+    /// What `config.json` says of it; none where nothing is quantized.
+    pub(super) config: Option<QuantizationConfig>,
+}
+
+/// Plans the output of an initialized lifecycle.
+///
+/// # Errors
+/// Weights that a scheme cannot take, schemes whose scales have no planned size.
+pub(super) fn plan(
+    source: &Source,
+    lifecycle: &CompressionLifecycle,
+    activations: compressed_tensors::DType,
+    max_shard_bytes: u64,
+) -> Result<Plan> {
+    let store = lifecycle.state.model()?;
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    for it in lifecycle.modifiers() {
+        written.extend(it.modifier().writes(store)?);
+    }
+    let schemes = &lifecycle.state.schemes;
+    let mut modules = IndexMap::new();
+    for facts in store.modules() {
+        let scheme = schemes.get(&facts.name);
+        if scheme.is_some() || written.contains(&facts.name) {
+            let module = planned(source, facts, scheme, activations)?;
+            modules.insert(facts.name.clone(), module);
+        }
+    }
+    modules.retain(|_, it| !it.outputs().is_empty());
+    let replaced: HashSet<String> = modules
+        .values()
+        .flat_map(|it| {
+            let weight = it.weight.iter().map(|_| format!("{}.weight", it.name));
+            weight.chain(it.dense.iter().map(|it| it.name.clone()))
+        })
+        .collect();
+    let copied: Vec<TensorEntry> = source.tensors().filter(|it| !replaced.contains(&it.name)).cloned().collect();
+    let shards = shards(source, &modules, &copied, max_shard_bytes);
+    Ok(Plan { config: config(store, schemes), modules, copied, shards })
+}
+
+fn planned(
+    source: &Source,
+    facts: &ModuleFacts,
+    scheme: Option<&QuantizationScheme>,
+    activations: compressed_tensors::DType,
+) -> Result<PlannedModule> {
+    let name = facts.name.clone();
+    let class = facts.classes.first().map(String::as_str).unwrap_or_default();
+    let mut module = PlannedModule { name, weight: None, dense: Vec::new(), scales: Vec::new() };
+    let is_attention = scheme.is_some_and(|it| it.weights.is_none()) && !facts.parameters.contains_key("weight");
+    for (local, parameter) in &facts.parameters {
+        let full = format!("{}.{local}", facts.name);
+        if source.get(&full).is_none() {
+            continue;
+        }
+        let weights = scheme.filter(|it| local == "weight" && it.weights.is_some());
+        match (weights, parameter.shape.as_slice()) {
+            (Some(scheme), &[rows, cols]) => {
+                let weight = CompressedWeight::new(&facts.name, class, scheme, parameter.dtype, [rows, cols])?;
+                module.weight = Some(weight);
+            }
+            _ => {
+                let shape = parameter.shape.clone();
+                module.dense.push(TensorSpec { name: full, dtype: parameter.dtype, shape });
+            }
+        }
+    }
+    if let Some(scheme) = scheme {
+        let mut scales = match (&scheme.input_activations, is_attention) {
+            (Some(args), true) => {
+                [scale_outputs("k", args, activations)?, scale_outputs("v", args, activations)?].concat()
+            }
+            _ => activation_outputs(scheme, activations)?,
+        };
+        scales.iter_mut().for_each(|it| it.name = format!("{}.{}", facts.name, it.name));
+        module.scales = scales;
+    }
+    Ok(module)
+}
+
+/// The config that describes the planned modules.
+fn config(store: &dyn ModuleStore, schemes: &IndexMap<String, QuantizationScheme>) -> Option<QuantizationConfig> {
+    let mut children: HashMap<&str, Vec<&str>> = HashMap::new();
+    for module in store.modules() {
+        let (parent, last) = module.name.rsplit_once('.').unwrap_or(("", &module.name));
+        children.entry(parent).or_default().push(last);
+    }
+    let record = |module: &'_ ModuleFacts| {
+        let class = module.classes.first().map(String::as_str).unwrap_or_default();
+        let below = children.get(module.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        (class.to_owned(), is_cached_attention(class, below))
+    };
+    let records: Vec<(String, bool)> = store.modules().iter().map(record).collect();
+    let records = store.modules().iter().zip(&records).map(|(module, (class, is_cached))| ModuleRecord {
+        name: &module.name,
+        class,
+        scheme: schemes.get(&module.name),
+        attention: if *is_cached { Attention::Cached } else { Attention::None },
+    });
+    build_config(records, QuantizationStatus::Compressed, None)
+}
+
+/// Shards in the order of the source's tensors, cut at `max_bytes`.
+fn shards(
+    source: &Source,
+    modules: &IndexMap<String, PlannedModule>,
+    copied: &[TensorEntry],
+    max_bytes: u64,
+) -> Vec<ShardPlan> {
+    // A module's tensors come where the first of them was.
+    let mut place: BTreeMap<usize, Vec<TensorSpec>> = BTreeMap::new();
+    let position: HashMap<&str, usize> =
+        source.tensors().enumerate().map(|(idx, it)| (it.name.as_str(), idx)).collect();
+    for module in modules.values() {
+        let weight = module.weight.iter().map(|_| format!("{}.weight", module.name));
+        let own = weight.chain(module.dense.iter().map(|it| it.name.clone()));
+        let at = own.filter_map(|it| position.get(it.as_str()).copied()).min().unwrap_or(0);
+        place.entry(at).or_default().extend(module.outputs());
+    }
+    for entry in copied {
+        let spec = TensorSpec { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone() };
+        place.entry(position[entry.name.as_str()]).or_default().push(spec);
+    }
+    let mut cut: Vec<Vec<TensorSpec>> = vec![Vec::new()];
+    let mut filled = 0u64;
+    for spec in place.into_values().flatten() {
+        let bytes = spec.n_bytes().unwrap_or(0);
+        if filled > 0 && filled.saturating_add(bytes) > max_bytes {
+            cut.push(Vec::new());
+            filled = 0;
+        }
+        filled = filled.saturating_add(bytes);
+        if let Some(last) = cut.last_mut() {
+            last.push(spec);
+        }
+    }
+    let n_shards = cut.len();
+    let metadata = IndexMap::from([("format".to_owned(), "pt".to_owned())]);
+    let name = |idx: usize| match n_shards {
+        1 => "model.safetensors".to_owned(),
+        n => format!("model-{:05}-of-{n:05}.safetensors", idx + 1),
+    };
+    let shard = |(idx, tensors)| ShardPlan { file_name: name(idx), tensors, metadata: metadata.clone() };
+    cut.into_iter().enumerate().map(shard).collect()
+}

@@ -1,0 +1,176 @@
+//! A module with a scheme: what it becomes, how it is written, and how it is read back.
+
+use checkpoint::{TensorSpec, Writer};
+use compressed_tensors::{
+    DType,
+    args::{Dynamic, QuantizationArgs, QuantizationStrategy},
+    format::{CompressionFormat, module_format},
+    numbers::{Float, read_f32},
+    scales::Arithmetic,
+    scheme::QuantizationScheme,
+    weight_compressor::{Given, SlabOutputs, WeightCompressor},
+    weight_decompressor::{StoredRows, WeightDecompressor},
+};
+use indexmap::IndexMap;
+use lifecycle::ModuleStore;
+use pipelines::ModelStore;
+
+use crate::error::{ErrorKind, InContext, Result};
+
+/// The weight of a module, and what is stored in its place.
+pub(super) struct CompressedWeight {
+    /// The module's name.
+    module: String,
+    /// The layout of what is written.
+    pub(super) format: CompressionFormat,
+    /// Type of the weight.
+    float: Float,
+    /// O.
+    pub(super) rows: usize,
+    /// N.
+    pub(super) cols: usize,
+    compressor: WeightCompressor,
+    decompressor: WeightDecompressor,
+}
+
+impl CompressedWeight {
+    /// Plans the tensors of a weight.
+    ///
+    /// # Errors
+    /// `Format` with the module's name for shapes and types that the scheme cannot take.
+    pub(super) fn new(
+        module: &str,
+        class: &str,
+        scheme: &QuantizationScheme,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+    ) -> Result<Self> {
+        let context = || format!("module `{module}`");
+        let float = Float::of(dtype, "weight").context(context())?;
+        let format = module_format(class, scheme, None);
+        let compressor = WeightCompressor::new(scheme, format, dtype, rows, cols).context(context())?;
+        let decompressor =
+            WeightDecompressor::new(scheme, format, compressor.outputs(), [rows, cols]).context(context())?;
+        Ok(Self { module: module.to_owned(), format, float, rows, cols, compressor, decompressor })
+    }
+
+    /// Bytes of the weight before.
+    pub(super) fn dense_bytes(&self) -> u64 {
+        (self.rows * self.cols * self.float.dtype().bits() / 8) as u64
+    }
+
+    /// What it becomes, under full names.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = TensorSpec> + '_ {
+        self.compressor.outputs().iter().map(|it| TensorSpec {
+            name: format!("{}.{}", self.module, it.name),
+            dtype: it.dtype,
+            shape: it.shape.clone(),
+        })
+    }
+
+    /// Writes the weight that the store holds under the scales that were added to it.
+    ///
+    /// # Errors
+    /// A module without scales, a write that fails.
+    pub(super) fn write(&self, store: &ModelStore, writer: &Writer) -> Result<()> {
+        let context = || format!("module `{}`", self.module);
+        let added = |local: &str| -> Result<Option<Vec<f32>>> {
+            let facts = store.module(&self.module)?;
+            if !facts.parameters.contains_key(local) {
+                return Ok(None);
+            }
+            let array = store.array(&format!("{}.{local}", self.module))?;
+            let mut values = vec![0.0; array.elements()];
+            read_f32(array.dtype, &array.data, &mut values).context(context())?;
+            Ok(Some(values))
+        };
+        let scales = added("weight_scale")?.ok_or_else(|| ErrorKind::NoScale { module: self.module.clone() })?;
+        let zero_points = added("weight_zero_point")?;
+        let global_scale = added("weight_global_scale")?.and_then(|it| it.first().copied());
+        let given = Given { scales: &scales, zero_points: zero_points.as_deref() };
+        let weight = store.row_bytes(&format!("{}.weight", self.module), 0..self.rows)?;
+        let mut out = SlabOutputs::new();
+        self.compressor.compress_rows_with(0, &weight, given, global_scale, &mut out).context(context())?;
+        let rest = self.compressor.finish_with(given, global_scale).context(context())?;
+        for (idx, spec) in self.outputs().enumerate() {
+            if let Some(range) = self.compressor.output_range(idx, 0, self.rows) {
+                writer.write_at(&spec.name, range.start as u64, out.bytes(idx))?;
+            }
+            if let Some((_, bytes)) = rest.iter().find(|it| it.0 == idx) {
+                writer.write_at(&spec.name, 0, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight as a loader will read it: bytes of its own type, from what was written.
+    ///
+    /// # Errors
+    /// A read that fails.
+    pub(super) fn read_back(&self, writer: &Writer) -> Result<Vec<u8>> {
+        let mut stored: IndexMap<&str, Vec<u8>> = IndexMap::new();
+        for (local, spec) in self.compressor.outputs().iter().zip(self.outputs()) {
+            stored.insert(local.name.as_str(), read_planned(writer, &spec)?);
+        }
+        let of = |local: &str| stored.get(local).map(Vec::as_slice);
+        let global_scale = of("weight_global_scale").and_then(|it| it.first_chunk::<4>().copied());
+        let rows = StoredRows {
+            codes: of("weight_packed").or_else(|| of("weight")).unwrap_or_default(),
+            scale: of("weight_scale").unwrap_or_default(),
+            zero_point: of("weight_zero_point"),
+            global_scale: global_scale.map(f32::from_le_bytes),
+            g_idx: None,
+        };
+        let mut dense = Vec::new();
+        let decompressed = self.decompressor.decompress_rows(0, self.rows, &rows, self.float.dtype(), &mut dense);
+        decompressed.context(format!("module `{}`", self.module))?;
+        Ok(dense)
+    }
+}
+
+/// A planned tensor as it was written.
+pub(super) fn read_planned(writer: &Writer, spec: &TensorSpec) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; spec.n_bytes().and_then(|it| usize::try_from(it).ok()).unwrap_or(0)];
+    writer.read_into(&spec.name, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The tensors that calibrated activations of a scheme add to a module, under local names.
+///
+/// `dtype` is the type that activations have.
+///
+/// # Errors
+/// `Format` for a strategy whose scales depend on the data's shape.
+pub(super) fn activation_outputs(scheme: &QuantizationScheme, dtype: DType) -> Result<Vec<TensorSpec>> {
+    let mut outputs = Vec::new();
+    let parts = [("input", &scheme.input_activations), ("output", &scheme.output_activations)];
+    for (base, args) in parts {
+        if let Some(args) = args {
+            outputs.extend(scale_outputs(base, args, dtype)?);
+        }
+    }
+    Ok(outputs)
+}
+
+/// The tensors of the scale named `base`.
+pub(super) fn scale_outputs(base: &str, args: &QuantizationArgs, dtype: DType) -> Result<Vec<TensorSpec>> {
+    let mut outputs = Vec::new();
+    let mut push = |local: &str, dtype: DType| {
+        outputs.push(TensorSpec { name: format!("{base}_{local}"), dtype, shape: vec![1] });
+    };
+    if args.dynamic != Dynamic::Yes && args.strategy == QuantizationStrategy::TensorGroup {
+        push("global_scale", DType::F32);
+    }
+    if args.dynamic != Dynamic::No {
+        return Ok(outputs);
+    }
+    if args.strategy != QuantizationStrategy::Tensor {
+        let what = format!("a calibrated {base} with a scale per {}", args.strategy.name());
+        return Err(ErrorKind::Unplanned { what }.into());
+    }
+    push("scale", dtype);
+    if !args.symmetric {
+        push("zero_point", Arithmetic::of(args).context("zero point")?.zp_dtype);
+    }
+    Ok(outputs)
+}

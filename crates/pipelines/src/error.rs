@@ -1,0 +1,80 @@
+//! What can go wrong while a pipeline runs.
+
+use std::{fmt, io, path::PathBuf};
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A fault of a run; [`ErrorKind`] says which.
+#[derive(Debug)]
+pub struct Error {
+    kind: Box<ErrorKind>,
+}
+
+/// The ways a run can fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A modifier, or the order of its events.
+    #[error(transparent)]
+    Lifecycle(lifecycle::Error),
+    /// The model.
+    #[error(transparent)]
+    Model(models::Error),
+    /// Activations that went to disk.
+    #[error("activations in {}: {source}", path.display())]
+    Spill {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The fault.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// The fault, by value.
+    pub fn into_kind(self) -> ErrorKind {
+        *self.kind
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self { kind: Box::new(kind) }
+    }
+}
+
+impl From<lifecycle::Error> for Error {
+    fn from(error: lifecycle::Error) -> Self {
+        ErrorKind::Lifecycle(error).into()
+    }
+}
+
+impl From<models::Error> for Error {
+    fn from(error: models::Error) -> Self {
+        ErrorKind::Model(error).into()
+    }
+}
+
+impl From<tensor::Error> for Error {
+    fn from(error: tensor::Error) -> Self {
+        models::Error::from(error).into()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.kind.source()
+    }
+}

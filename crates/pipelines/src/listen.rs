@@ -1,0 +1,96 @@
+//! A pass over all batches that only hears what modifiers tapped.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use graph::ModuleId;
+use lifecycle::{CompressionLifecycle, HookView, Sample, Tap, TapPoint};
+use models::{HookGuard, Hooks};
+use tensor::{Budget, Tensor};
+
+use crate::{activation::TensorActivation, error::Result, store::ModelStore};
+
+/// What is heard of one batch.
+struct Heard {
+    module: ModuleId,
+    point: TapPoint,
+    values: Vec<Tensor>,
+}
+
+/// Hooks that write down what they hear, until it is handed over.
+pub(crate) struct Listener {
+    pub(crate) hooks: Hooks,
+    _guards: Vec<HookGuard>,
+    log: Arc<Mutex<Vec<Heard>>>,
+    taps: BTreeSet<(ModuleId, TapPoint)>,
+    kept: BTreeSet<ModuleId>,
+}
+
+impl Listener {
+    /// Hooks for these taps, and for the inputs of modules that will run again.
+    pub(crate) fn new(taps: BTreeSet<(ModuleId, TapPoint)>, kept: BTreeSet<ModuleId>) -> Self {
+        let hooks = Hooks::new();
+        let log: Arc<Mutex<Vec<Heard>>> = Arc::default();
+        let inputs = kept.iter().map(|it| (*it, TapPoint::Input));
+        let all: BTreeSet<_> = taps.iter().copied().chain(inputs).collect();
+        let hook = |&(module, point): &(ModuleId, TapPoint)| {
+            let log = Arc::clone(&log);
+            let tap = match point {
+                TapPoint::Input => models::Tap::Input,
+                TapPoint::Output => models::Tap::Output,
+                TapPoint::Query => models::Tap::Query,
+                TapPoint::Key => models::Tap::Key,
+                TapPoint::Value => models::Tap::Value,
+            };
+            hooks.add(module, tap, move |observation| {
+                let values = observation.values.iter().flatten().cloned().collect();
+                log.lock().unwrap_or_else(PoisonError::into_inner).push(Heard { module, point, values });
+                Ok(None)
+            })
+        };
+        let guards = all.iter().map(hook).collect();
+        Self { hooks, _guards: guards, log, taps, kept }
+    }
+
+    /// Hands over what was heard of a batch.
+    pub(crate) fn hand_over(
+        &self,
+        lifecycle: &mut CompressionLifecycle,
+        names: &dyn Fn(ModuleId) -> String,
+        batch_idx: usize,
+        mask: Option<&[bool]>,
+        budget: &Budget,
+    ) -> Result<()> {
+        let heard = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut calls: HashMap<(ModuleId, TapPoint), usize> = HashMap::new();
+        // The tensors of a batch live together here, so that none takes another's place.
+        let mut leaders: Vec<(Tensor, (ModuleId, TapPoint))> = Vec::new();
+        for Heard { module, point, values } in heard {
+            if point == TapPoint::Input && self.kept.contains(&module) {
+                lifecycle.state.model_mut()?.as_engine::<ModelStore>()?.keep(module, batch_idx, values.clone());
+            }
+            let Some(value) = values.into_iter().next().filter(|_| self.taps.contains(&(module, point))) else {
+                continue;
+            };
+            let leader = match leaders.iter().find(|it| it.0.is_same(&value)) {
+                Some((_, leader)) => *leader,
+                None => {
+                    leaders.push((value.clone(), (module, point)));
+                    (module, point)
+                }
+            };
+            // Five points a module; the same in every batch.
+            let edge = leader.0.index() * 5 + leader.1 as usize;
+            let call = calls.entry((module, point)).or_insert(0);
+            let call_idx = *call;
+            *call += 1;
+            let value = TensorActivation(value.dense(budget)?);
+            let sample = Sample { batch_idx, call_idx, edge: Some(edge), value: &value, mask };
+            let (_, mut sink) = lifecycle.running();
+            sink.feed(&Tap::new(names(module), point), &sample, &HookView::ALL)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! The sequential pipeline: wave by wave, modules are heard, changed, committed, and run with what became of them.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use graph::{Extent, ModuleId, Subgraph};
+use indexmap::{IndexMap, IndexSet};
+use lifecycle::{CompressionLifecycle, Signal, TapPoint};
+use models::{Model, Run, TraceInputs};
+use tensor::{Engine, Routing, Tensor};
+
+use crate::{
+    Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, WaveKind, Waves,
+    boundaries::Boundaries,
+    error::{Error, Result},
+    listen::Listener,
+    times::timed,
+    waves::{Declared, extent_for},
+};
+
+/// A batch of calibration data.
+#[derive(Clone, Debug)]
+pub struct CalibrationBatch {
+    /// Token ids (B, T).
+    pub ids: Tensor,
+    /// 1 where there is a token, 0 for padding (B, T); given for all batches or for none.
+    pub mask: Option<Tensor>,
+}
+
+/// A run over calibration data.
+///
+/// Modifiers that follow one another in a recipe are fused wave by wave. In waves of targets, only inputs are heard, which none of
+/// the wave's changes can alter, so that one pass serves all; in waves of layers each modifier that taps values has a pass of its
+/// own, over the layer as those before it have left it.
+#[derive(Clone)]
+pub struct Sequential {
+    /// The model; the lifecycle's state holds a [`ModelStore`] over it.
+    pub model: Arc<Model>,
+    /// With what it runs.
+    pub engine: Engine,
+    /// Where waves begin.
+    pub partition: Partition,
+    /// Which rows experts see while modifiers hear.
+    pub routing: Routing,
+    /// Where activations go that exceed a limit.
+    pub spill: Option<Spill>,
+}
+
+/// What a run carries from wave to wave.
+struct Course<'a> {
+    declared: Vec<Declared>,
+    kind: WaveKind,
+    boundaries: Boundaries,
+    n_batches: usize,
+    times: Times,
+    lifecycle: &'a mut CompressionLifecycle,
+}
+
+impl Sequential {
+    /// The waves for the modifiers of an initialized lifecycle.
+    ///
+    /// # Errors
+    /// Targets that match nothing, a model that cannot be traced.
+    pub fn waves(&self, lifecycle: &CompressionLifecycle, inputs: TraceInputs) -> Result<Waves> {
+        Waves::of(&self.model, &self.declared(lifecycle)?, self.partition, inputs)
+    }
+
+    fn declared(&self, lifecycle: &CompressionLifecycle) -> Result<Vec<Declared>> {
+        let store = lifecycle.state.model()?;
+        lifecycle.modifiers().iter().map(|it| Declared::of(it.modifier(), &self.model, store)).collect()
+    }
+
+    /// Runs batches through the model up to the last wave that concerns somebody, and commits wave by wave.
+    ///
+    /// # Errors
+    /// What the model, the modifiers and the committer refuse.
+    pub fn run<C: Committer>(
+        &self,
+        lifecycle: &mut CompressionLifecycle,
+        batches: Vec<CalibrationBatch>,
+        committer: &mut C,
+    ) -> Result<Times, C::Error> {
+        let is_masked = batches.iter().any(|it| it.mask.is_some());
+        let inputs = if is_masked { TraceInputs::IdsAndMask } else { TraceInputs::Ids };
+        lifecycle.signal(Signal::CalibrationStart).map_err(Error::from)?;
+        let declared = self.declared(lifecycle)?;
+        let Waves { kind, waves } = Waves::of(&self.model, &declared, self.partition, inputs)?;
+        let concerns = |wave: &Wave| {
+            committer.concerns(wave) || declared.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0))
+        };
+        let last = waves.iter().rposition(concerns);
+        let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
+        let resume_at = waves.iter().find(is_open).map_or(waves.len(), |it| it.index);
+        let mut boundaries = Boundaries::new(batches.len(), self.spill.clone());
+        let n_batches = batches.len();
+        for (idx, batch) in batches.into_iter().enumerate() {
+            let values = std::iter::once(batch.ids).chain(batch.mask);
+            let named = inputs.names().iter().map(|it| (*it).to_owned()).zip(values).collect();
+            boundaries.update(idx, &IndexSet::new(), named, &self.engine.budget)?;
+        }
+        let mut course = Course { declared, kind, boundaries, n_batches, times: Times::default(), lifecycle };
+        let mut snapshot = None;
+        for wave in &waves {
+            let is_last = last.is_none_or(|it| wave.index >= it);
+            if last.is_none_or(|it| wave.index > it) {
+                break;
+            }
+            let Some(subgraph) = &wave.subgraph else { continue };
+            let held = self.model.hold(subgraph).map_err(Error::from)?;
+            let sees_change = course.declared.iter().all(|it| it.propagates);
+            if wave.index < resume_at {
+                if !sees_change && !is_last {
+                    self.propagate(subgraph, &mut course, committer)?;
+                }
+                let found = timed(&mut course.times.commit, || committer.replay(wave, course.lifecycle))?;
+                snapshot = found.or(snapshot);
+            } else {
+                if let Some(snapshot) = snapshot.take() {
+                    course.lifecycle.restore(&snapshot).map_err(Error::from)?;
+                }
+                let data = self.calibrate(wave, subgraph, &mut course, committer, sees_change || is_last)?;
+                timed(&mut course.times.commit, || committer.commit(wave, course.lifecycle, data))?;
+            }
+            // After the last wave nobody needs what comes out.
+            if sees_change && !is_last {
+                self.propagate(subgraph, &mut course, committer)?;
+            }
+            drop(held);
+            committer.release(wave, course.lifecycle)?;
+        }
+        let Course { lifecycle, times, .. } = course;
+        if let Some(snapshot) = snapshot.take() {
+            lifecycle.restore(&snapshot).map_err(Error::from)?;
+        }
+        lifecycle.signal(Signal::CalibrationEnd).map_err(Error::from)?;
+        Ok(times)
+    }
+
+    /// Lets modifiers hear a wave and change it; gives what they say of it.
+    fn calibrate<C: Committer>(
+        &self,
+        wave: &Wave,
+        subgraph: &Subgraph,
+        course: &mut Course<'_>,
+        committer: &C,
+        sees_change: bool,
+    ) -> Result<Vec<ModifierData>, C::Error> {
+        let everyone: Vec<usize> = (0..course.declared.len()).collect();
+        let passes: Vec<Vec<usize>> = match course.kind {
+            WaveKind::Targets => vec![everyone],
+            _ => everyone.into_iter().map(|it| vec![it]).collect(),
+        };
+        let mut data = Vec::new();
+        let mut propagated = sees_change;
+        for modifiers in passes {
+            let begin = Instant::now();
+            self.listen(wave, subgraph, course, &modifiers, committer)?;
+            course.times.listen += begin.elapsed();
+            if !std::mem::replace(&mut propagated, true) {
+                // Later waves see the wave as it was before the first change.
+                self.propagate(subgraph, course, committer)?;
+            }
+            let begin = Instant::now();
+            for idx in modifiers {
+                course.lifecycle.set_focus(Some(idx));
+                let said = course.lifecycle.signal(Signal::SequentialEpochEnd { modules: wave.modules.clone() });
+                course.lifecycle.set_focus(None);
+                let type_name = course.lifecycle.modifiers()[idx].modifier().type_name().to_owned();
+                let named = |data| ModifierData { type_name: type_name.clone(), data };
+                data.extend(said.map_err(Error::from)?.into_iter().map(named));
+            }
+            course.times.change += begin.elapsed();
+            let store = course.lifecycle.state.model_mut().map_err(Error::from)?;
+            store.as_engine::<ModelStore>().map_err(Error::from)?.forget_kept();
+        }
+        Ok(data)
+    }
+
+    /// Runs a subgraph over all batches as far as these modifiers tap it.
+    fn listen<C: Committer>(
+        &self,
+        wave: &Wave,
+        subgraph: &Subgraph,
+        course: &mut Course<'_>,
+        modifiers: &[usize],
+        committer: &C,
+    ) -> Result<(), C::Error> {
+        let chosen: Vec<&Declared> = modifiers.iter().map(|it| &course.declared[*it]).collect();
+        let taps = chosen.iter().flat_map(|it| &it.taps).filter(|it| wave.ids.contains(&it.0));
+        let taps: BTreeSet<(ModuleId, TapPoint)> = taps.copied().collect();
+        if taps.is_empty() {
+            return Ok(());
+        }
+        let reruns = chosen.iter().flat_map(|it| &it.reruns).filter(|it| wave.ids.contains(it));
+        let reruns: BTreeSet<ModuleId> = reruns.copied().collect();
+        let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
+        let extent = extent_for(&self.model, course.kind, subgraph, &heard);
+        let listener = Listener::new(taps, reruns);
+        // Only one modifier is to hear a pass of its own.
+        let focus = if let (WaveKind::Layers, &[only]) = (course.kind, modifiers) { Some(only) } else { None };
+        let engine = self.engine.with_routing(self.routing);
+        let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
+        let names = |it| self.model.tree().path(it).to_owned();
+        for batch in 0..course.n_batches {
+            committer.check()?;
+            let values = course.boundaries.fetch(batch, &subgraph.input_names, &self.engine.budget)?;
+            course.lifecycle.state.current_batch_idx = Some(batch);
+            let ran = self.model.run_subgraph(run, subgraph, |name| values.get(name).cloned(), &extent);
+            ran.map_err(Error::from)?;
+            drop(values);
+            course.lifecycle.set_focus(focus);
+            let handed = listener.hand_over(course.lifecycle, &names, batch, None, &self.engine.budget);
+            course.lifecycle.set_focus(None);
+            handed?;
+        }
+        Ok(())
+    }
+
+    /// Runs a subgraph over all batches, unheard, for the next.
+    fn propagate<C: Committer>(
+        &self,
+        subgraph: &Subgraph,
+        course: &mut Course<'_>,
+        committer: &C,
+    ) -> Result<(), C::Error> {
+        let begin = Instant::now();
+        let engine = self.engine.with_routing(Routing::Chosen);
+        let run = Run { engine: &engine, hooks: None };
+        for batch in 0..course.n_batches {
+            committer.check()?;
+            let mut values = course.boundaries.fetch(batch, &subgraph.input_names, &self.engine.budget)?;
+            let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole);
+            let carried: IndexMap<String, Tensor> = produced.map_err(Error::from)?.carried;
+            course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+        }
+        course.times.propagate += begin.elapsed();
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! How long the parts of a run took.
+
+use std::time::{Duration, Instant};
+
+/// Time by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Passes that modifiers heard.
+    pub listen: Duration,
+    /// Changes by modifiers.
+    pub change: Duration,
+    /// Storing what is final, and replaying what was.
+    pub commit: Duration,
+    /// Passes for the next wave.
+    pub propagate: Duration,
+}
+
+impl Times {
+    /// Seconds under the names of the parts.
+    pub fn by_name(&self) -> [(&'static str, f64); 4] {
+        [("listen", self.listen), ("change", self.change), ("commit", self.commit), ("propagate", self.propagate)]
+            .map(|(name, it)| (name, it.as_secs_f64()))
+    }
+}
+
+/// Adds the time that `work` takes to a part.
+pub(crate) fn timed<R>(part: &mut Duration, work: impl FnOnce() -> R) -> R {
+    let begin = Instant::now();
+    let result = work();
+    *part += begin.elapsed();
+    result
+}

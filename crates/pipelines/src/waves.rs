@@ -1,0 +1,183 @@
+//! Where waves begin, and which modules each holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use graph::{Extent, ModuleId, NodeKind, Policy, Subgraph};
+use lifecycle::{ModuleStore, TapPoint};
+use models::{Model, TraceInputs};
+
+use crate::error::Result;
+
+/// Where waves begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Partition {
+    /// Before targets: those that are equally deep share a wave, and each runs once, already changed.
+    #[default]
+    BeforeTargets,
+    /// Before decoder layers, as the reference: a layer is heard as it was, then runs again as it became.
+    Compat,
+}
+
+impl Partition {
+    /// The name that a user gives.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BeforeTargets => "before_targets",
+            Self::Compat => "compat",
+        }
+    }
+}
+
+/// What the waves of a run are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaveKind {
+    /// Targets that are equally deep: only their inputs are heard, so that all modifiers hear one pass.
+    Targets,
+    /// Decoder layers: each modifier hears the layer as those before it have left it.
+    Layers,
+    /// Modules that are held by one, without a run.
+    Parents,
+}
+
+/// A part of a run at whose end modules are final.
+#[derive(Clone, Debug)]
+pub struct Wave {
+    /// Position among all.
+    pub index: usize,
+    /// Modules that belong to it, parents before children, in running order.
+    pub modules: Vec<String>,
+    pub(crate) ids: BTreeSet<ModuleId>,
+    pub(crate) subgraph: Option<Subgraph>,
+}
+
+impl Wave {
+    pub(crate) fn new(index: usize, model: &Model, ids: Vec<ModuleId>, subgraph: Option<Subgraph>) -> Self {
+        let modules = ids.iter().map(|it| model.tree().path(*it).to_owned()).collect();
+        Self { index, modules, ids: ids.into_iter().collect(), subgraph }
+    }
+}
+
+/// All waves of a run in order.
+#[derive(Clone, Debug)]
+pub struct Waves {
+    /// What they are.
+    pub kind: WaveKind,
+    /// The waves.
+    pub waves: Vec<Wave>,
+}
+
+/// What one modifier declares, as ids of a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Declared {
+    /// Where it taps values, in its order.
+    pub(crate) taps: Vec<(ModuleId, TapPoint)>,
+    /// What it writes.
+    pub(crate) writes: BTreeSet<ModuleId>,
+    /// What it runs again.
+    pub(crate) reruns: BTreeSet<ModuleId>,
+    /// Whether it needs whole layers.
+    pub(crate) needs_layers: bool,
+    /// Whether later waves see its changes.
+    pub(crate) propagates: bool,
+}
+
+impl Declared {
+    /// Asks a modifier.
+    pub(crate) fn of(modifier: &dyn lifecycle::Modifier, model: &Model, store: &dyn ModuleStore) -> Result<Self> {
+        let find = |name: &String| model.tree().find(name);
+        Ok(Self {
+            taps: modifier
+                .taps(store)?
+                .iter()
+                .filter_map(|it| Some((model.tree().find(&it.module)?, it.point)))
+                .collect(),
+            writes: modifier.writes(store)?.iter().filter_map(find).collect(),
+            reruns: modifier.reruns(store)?.iter().filter_map(find).collect(),
+            needs_layers: modifier.wave() == lifecycle::Wave::Layer,
+            propagates: modifier.propagates_error(),
+        })
+    }
+}
+
+impl Waves {
+    /// Cuts a model for modifiers.
+    pub(crate) fn of(model: &Model, declared: &[Declared], partition: Partition, inputs: TraceInputs) -> Result<Self> {
+        let is_leaf_input = |it: &(ModuleId, TapPoint)| it.1 == TapPoint::Input && model.linear(it.0).is_some();
+        let is_fine = |it: &Declared| !it.needs_layers && it.reruns.is_empty() && it.taps.iter().all(is_leaf_input);
+        let kind = match partition {
+            Partition::BeforeTargets if declared.iter().all(is_fine) => WaveKind::Targets,
+            _ => WaveKind::Layers,
+        };
+        let targets: BTreeSet<ModuleId> = match kind {
+            WaveKind::Targets => {
+                let tapped = declared.iter().flat_map(|it| it.taps.iter().map(|it| it.0));
+                let written = declared.iter().flat_map(|it| it.writes.iter().copied());
+                tapped.chain(written).filter(|it| model.tree().children(*it).next().is_none()).collect()
+            }
+            _ => model.match_targets::<&str>(&[])?,
+        };
+        let policy = match partition {
+            Partition::BeforeTargets => Policy::BeforeTargets,
+            Partition::Compat => Policy::COMPAT,
+        };
+        let mut known = BTreeSet::new();
+        let subgraphs = model.subgraphs(&targets, inputs, policy)?;
+        let waves = subgraphs.into_iter().enumerate().map(|(index, subgraph)| {
+            let called = subgraph.submodules(model.tree());
+            let ids = called.into_iter().filter(|it| known.insert(*it)).collect();
+            Wave::new(index, model, ids, Some(subgraph))
+        });
+        Ok(Self { kind, waves: waves.collect() })
+    }
+
+    /// Modules that are held by one parent, for a run without data.
+    pub(crate) fn by_parent(model: &Model, written: &BTreeSet<ModuleId>) -> Self {
+        let mut order: Vec<Vec<ModuleId>> = Vec::new();
+        let mut place: BTreeMap<Option<ModuleId>, usize> = BTreeMap::new();
+        for id in model.tree().ids().filter(|it| written.contains(it)) {
+            let at = *place.entry(model.tree().parent(id)).or_insert_with(|| {
+                order.push(Vec::new());
+                order.len() - 1
+            });
+            order[at].push(id);
+        }
+        let waves = order.into_iter().enumerate().map(|(index, ids)| Wave::new(index, model, ids, None));
+        Self { kind: WaveKind::Parents, waves: waves.collect() }
+    }
+}
+
+/// How far a subgraph has to run for taps to be heard.
+pub(crate) fn extent_for(
+    model: &Model,
+    kind: WaveKind,
+    subgraph: &Subgraph,
+    taps: &BTreeSet<(ModuleId, TapPoint)>,
+) -> Extent {
+    let tapped: BTreeSet<ModuleId> = taps.iter().map(|it| it.0).collect();
+    if kind == WaveKind::Targets {
+        return Extent::InputsOf(tapped);
+    }
+    let calls: Vec<&[ModuleId]> = subgraph
+        .graph
+        .nodes()
+        .filter(|(_, node)| matches!(node.kind, NodeKind::CallModule(_)))
+        .map(|(_, node)| node.modules())
+        .collect();
+    let must_run = |modules: &&[ModuleId]| {
+        modules.iter().any(|&module| {
+            let mut below = vec![module];
+            while let Some(next) = below.pop() {
+                let heard_before = next == module;
+                let is_heard = taps.iter().any(|it| it.0 == next && !(heard_before && it.1 == TapPoint::Input));
+                if is_heard {
+                    return true;
+                }
+                below.extend(model.tree().children(next).map(|it| it.1));
+            }
+            false
+        })
+    };
+    let end = calls.iter().rposition(must_run).map_or(0, |it| it + 1);
+    let rest: BTreeSet<ModuleId> = calls[end..].iter().copied().flatten().copied().collect();
+    if rest.is_empty() { Extent::Whole } else { Extent::InputsOf(rest) }
+}
