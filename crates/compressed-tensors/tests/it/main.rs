@@ -14,6 +14,7 @@ mod models;
 mod observers;
 mod packing;
 mod sparse;
+mod totals;
 mod transforms;
 mod weight_maps;
 mod weights;
