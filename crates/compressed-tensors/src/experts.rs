@@ -65,6 +65,26 @@ pub struct ExpertPart {
     selection: Selection,
 }
 
+/// Where some rows of a part lie in the fused tensor: one span of bytes in each of several lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spans {
+    /// Offset of the first span in the fused tensor's data.
+    pub first_byte: usize,
+    /// From the begin of one span to that of the next.
+    pub stride_bytes: usize,
+    /// Length of each span.
+    pub span_bytes: usize,
+    /// How many there are.
+    pub n_spans: usize,
+}
+
+impl Spans {
+    /// Bytes of all spans.
+    pub fn n_bytes(&self) -> usize {
+        self.span_bytes * self.n_spans
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Selection {
     /// The source is the part.
@@ -95,14 +115,88 @@ impl ExpertPart {
         let Selection::Columns { n_cols, first, step, element_bytes } = self.selection else {
             return Ok(source_bytes.to_vec());
         };
-        let mut bytes = Vec::with_capacity(source_bytes.len());
-        for row in 0..self.shape.first().copied().unwrap_or_default() {
-            let column = (first + row * step) * element_bytes;
-            for line in source_bytes.chunks_exact((n_cols * element_bytes).max(1)) {
-                bytes.extend_from_slice(&line[column..column + element_bytes]);
+        let n_rows = self.n_rows();
+        let line_bytes = (n_cols * element_bytes).max(1);
+        let mut bytes = vec![0; n_rows * (source_bytes.len() / line_bytes) * element_bytes];
+        gather(source_bytes, line_bytes, first * element_bytes, step * element_bytes, element_bytes, &mut bytes);
+        Ok(bytes)
+    }
+
+    /// Where `rows` of the part lie.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for rows that it does not have.
+    pub fn spans(&self, rows: Range<usize>) -> Result<Spans> {
+        let n_rows = self.n_rows();
+        if rows.is_empty() || rows.end > n_rows {
+            return Err(Error::from(ErrorKind::Shape {
+                tensor: self.name.clone(),
+                found: self.shape.clone(),
+                expected: format!("rows {rows:?}"),
+            }));
+        }
+        Ok(match self.selection {
+            Selection::Whole => {
+                let row_bytes = self.source.len() / n_rows;
+                let span_bytes = rows.len() * row_bytes;
+                Spans {
+                    first_byte: self.source.start + rows.start * row_bytes,
+                    stride_bytes: span_bytes,
+                    span_bytes,
+                    n_spans: 1,
+                }
+            }
+            Selection::Columns { n_cols, first, step, element_bytes } => Spans {
+                first_byte: self.source.start + (first + rows.start * step) * element_bytes,
+                stride_bytes: n_cols * element_bytes,
+                span_bytes: ((rows.len() - 1) * step + 1) * element_bytes,
+                n_spans: self.source.len() / (n_cols * element_bytes).max(1),
+            },
+        })
+    }
+
+    /// The bytes of `rows`, row-major, out of the bytes of their [`spans`](Self::spans) one after the other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for rows that it does not have, and where `span_bytes` has another length.
+    pub fn extract_rows(&self, rows: Range<usize>, span_bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let spans = self.spans(rows.clone())?;
+        if span_bytes.len() != spans.n_bytes() {
+            return Err(Error::from(ErrorKind::Shape {
+                tensor: self.name.clone(),
+                found: vec![span_bytes.len()],
+                expected: format!("{} bytes", spans.n_bytes()),
+            }));
+        }
+        out.clear();
+        match self.selection {
+            Selection::Whole => out.extend_from_slice(span_bytes),
+            Selection::Columns { step, element_bytes, .. } => {
+                out.resize(rows.len() * spans.n_spans * element_bytes, 0);
+                gather(span_bytes, spans.span_bytes.max(1), 0, step * element_bytes, element_bytes, out);
             }
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn n_rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or_default()
+    }
+}
+
+/// Turns columns of `lines` into rows of `out`: row `r` is the element at `first_byte + r * step_bytes` of every line.
+fn gather(lines: &[u8], line_bytes: usize, first_byte: usize, step_bytes: usize, element_bytes: usize, out: &mut [u8]) {
+    /// Lines that are read side by side: their current cache lines fit the first-level cache.
+    const TILE: usize = 64;
+    let n_lines = lines.len() / line_bytes;
+    for (tile_idx, tile) in lines.chunks(TILE * line_bytes).enumerate() {
+        for (row, out) in out.chunks_exact_mut((n_lines * element_bytes).max(1)).enumerate() {
+            let at = first_byte + row * step_bytes;
+            let out = &mut out[tile_idx * TILE * element_bytes..];
+            for (line, out) in tile.chunks_exact(line_bytes).zip(out.chunks_exact_mut(element_bytes)) {
+                out.copy_from_slice(&line[at..at + element_bytes]);
+            }
+        }
     }
 }
 
@@ -216,6 +310,44 @@ mod tests {
         assert_eq!(down[1], ("experts.1.down_proj.bias".into(), vec![3], vec![3, 4, 5]));
         let half = parts("experts.gate_up_proj_bias", &[1, 4], ExpertLayout::Columns);
         assert_eq!(half[1], ("experts.0.up_proj.bias".into(), vec![2], vec![2, 3]));
+    }
+
+    #[test]
+    fn rows_come_out_of_their_spans_alone() {
+        // More lines than are read side by side, in elements of 1, 2 and 4 bytes.
+        let (n_in, n_out) = (150, 12);
+        for dtype in [DType::U8, DType::BF16, DType::F32] {
+            let width = dtype.byte_len(1).unwrap();
+            let bytes: Vec<u8> = (0..2 * n_in * n_out * width).map(|it| (it * 7 % 251) as u8).collect();
+            for layout in [ExpertLayout::Rows, ExpertLayout::Columns, ExpertLayout::InterleavedColumns] {
+                let shape = if layout == ExpertLayout::Rows { [2, n_out, n_in] } else { [2, n_in, n_out] };
+                for name in ["experts.gate_up_proj", "experts.down_proj"] {
+                    for part in split_fused_experts(name, dtype, &shape, layout).unwrap().unwrap() {
+                        let whole = part.extract(&bytes[part.source.clone()]).unwrap();
+                        let row_bytes = n_in * width;
+                        for rows in [0..1, 2..5, 0..part.shape[0], part.shape[0] - 1..part.shape[0]] {
+                            let spans = part.spans(rows.clone()).unwrap();
+                            let begins = (0..spans.n_spans).map(|it| spans.first_byte + it * spans.stride_bytes);
+                            let lying: Vec<u8> =
+                                begins.flat_map(|it| bytes[it..it + spans.span_bytes].to_vec()).collect();
+                            let mut out = vec![1; 3];
+                            part.extract_rows(rows.clone(), &lying, &mut out).unwrap();
+                            assert_eq!(out, whole[rows.start * row_bytes..rows.end * row_bytes], "{layout:?} {rows:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_a_part_lacks_are_refused() {
+        let parts = split_fused_experts("e.down_proj", DType::U8, &[1, 2, 3], ExpertLayout::Columns).unwrap().unwrap();
+        for rows in [0..4, 3..4, 1..1] {
+            assert!(matches!(parts[0].spans(rows).unwrap_err().kind(), ErrorKind::Shape { .. }));
+        }
+        let error = parts[0].extract_rows(0..2, &[0; 3], &mut Vec::new()).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Shape { .. }));
     }
 
     #[test]

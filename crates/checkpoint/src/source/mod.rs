@@ -7,12 +7,14 @@ mod listing;
 
 use std::{
     fs,
+    num::NonZeroU64,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use compressed_tensors::DType;
 use indexmap::IndexMap;
+use rustix::fs::Advice;
 use serde_json::Value;
 
 pub use companions::{Companion, Treatment};
@@ -224,6 +226,20 @@ impl Source {
             regular::read_exact_at(&file, out, entry.range.start + offset_bytes)
         };
         read().map_err(|e| e.at(&shard.path).tensor(&entry.name))
+    }
+
+    /// Tells the system that these bytes of the tensor are about to be read in pieces; it fetches them ahead.
+    ///
+    /// # Errors
+    /// `Changed` and `Io` where the file cannot be opened; that the system takes no advice is no fault.
+    pub fn will_read(&self, entry: &TensorEntry, offset_bytes: u64, n_bytes: u64) -> Result<()> {
+        let Some(shard) = self.shards.get(entry.shard_idx) else {
+            return Err(ErrorKind::NoSuchTensor.at(&self.dir).tensor(&entry.name));
+        };
+        let file = self.handles.get(entry.shard_idx, shard).map_err(|e| e.at(&shard.path).tensor(&entry.name))?;
+        let offset = entry.range.start.saturating_add(offset_bytes);
+        let _ = rustix::fs::fadvise(&*file, offset, NonZeroU64::new(n_bytes), Advice::WillNeed);
+        Ok(())
     }
 
     /// Reads a whole tensor.

@@ -3,7 +3,7 @@
 use tempfile::tempdir;
 
 use crate::{
-    checkpoints::{Checkpoint, Tensor, assert_same_contents, llama_sized},
+    checkpoints::{Checkpoint, Tensor, assert_same_contents, config_of, llama_sized, read_tensors},
     command::{quantize, verify_sound},
 };
 
@@ -48,4 +48,24 @@ fn an_observer_gives_the_same_bytes_on_any_number_of_threads() {
         output
     };
     assert_same_contents(&run("a", 2), &run("b", 7));
+}
+
+#[test]
+fn where_shards_are_cut_changes_no_tensor() {
+    let dir = tempdir().unwrap();
+    let source = model().write(&dir.path().join("in"));
+    for scheme in ["W4A16", "NVFP4A16"] {
+        let whole = dir.path().join(format!("{scheme}-whole"));
+        quantize(&source, &whole, &format!("--scheme {scheme} --threads 1")).expect(0);
+        for size in ["10KB", "100KB", "1GB"] {
+            let cut = dir.path().join(format!("{scheme}-{size}"));
+            let options = format!("--scheme {scheme} --threads 4 --max-memory 2MiB --max-shard-size {size}");
+            quantize(&source, &cut, &options).expect(0);
+            assert_eq!(config_of(&whole), config_of(&cut));
+            let (a, b) = (read_tensors(&whole), read_tensors(&cut));
+            let differing: Vec<_> = a.keys().chain(b.keys()).filter(|it| a.get(*it) != b.get(*it)).collect();
+            assert!(differing.is_empty(), "{scheme} {size}: {differing:?}");
+            verify_sound(&cut, &source, 14.0);
+        }
+    }
 }

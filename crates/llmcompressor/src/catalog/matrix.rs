@@ -154,8 +154,7 @@ impl Matrix {
     /// Rows that a slab starts at multiples of.
     pub(crate) fn row_quantum(&self) -> usize {
         match &self.storage {
-            Storage::Rows { .. } => 1,
-            Storage::Gathered { .. } => self.rows.max(1),
+            Storage::Rows { .. } | Storage::Gathered { .. } => 1,
             Storage::Compressed(it) => it.decompressor.row_quantum(),
             Storage::Foreign(it) => it.quantum,
         }
@@ -165,7 +164,7 @@ impl Matrix {
     pub(crate) fn scratch_bytes(&self, rows: usize) -> u64 {
         match &self.storage {
             Storage::Rows { .. } => 0,
-            Storage::Gathered { part, .. } => part.source.len() as u64,
+            Storage::Gathered { part, .. } => part.spans(0..rows).map_or(0, |it| it.n_bytes() as u64),
             // Codes and scales take at most the dense row, and one row of f32 is worked on.
             Storage::Compressed(_) => (self.row_bytes() * (rows + 2)) as u64,
             Storage::Foreign(it) => it.scratch_bytes(rows),
@@ -187,11 +186,16 @@ impl Matrix {
                 source.read_into(tensor, first_byte + (rows.start * row_bytes) as u64, out)?;
             }
             Storage::Gathered { tensor, part } => {
-                let mut lying = vec![0; part.source.len()];
-                source.read_into(tensor, part.source.start as u64, &mut lying)?;
-                let whole = part.extract(&lying).context(&tensor.name)?;
-                out.clear();
-                out.extend_from_slice(&whole[rows.start * row_bytes..rows.end * row_bytes]);
+                let spans = part.spans(rows.clone()).context(&tensor.name)?;
+                if rows.start == 0 {
+                    // The spans of one slab touch a little of every page; all slabs together read it all.
+                    source.will_read(tensor, part.source.start as u64, part.source.len() as u64)?;
+                }
+                let mut lying = vec![0; spans.n_bytes()];
+                for (idx, span) in lying.chunks_exact_mut(spans.span_bytes.max(1)).enumerate() {
+                    source.read_into(tensor, (spans.first_byte + idx * spans.stride_bytes) as u64, span)?;
+                }
+                part.extract_rows(rows, &lying, out).context(&tensor.name)?;
             }
             Storage::Compressed(it) => it.read_rows(source, rows, out)?,
             Storage::Foreign(it) => it.read_rows(source, rows, out)?,
