@@ -177,7 +177,7 @@ pub(crate) fn read_tensors(dir: &Path) -> BTreeMap<String, (String, Vec<usize>, 
 pub(crate) fn change_tensors(dir: &Path, change: impl FnOnce(&mut BTreeMap<String, (String, Vec<usize>, Vec<u8>)>)) {
     let mut tensors = read_tensors(dir);
     change(&mut tensors);
-    let dtypes = ["BF16", "F16", "F32", "F8_E4M3", "I32", "I64", "U8", "I8", "F8_E8M0"];
+    let dtypes = ["BF16", "F16", "F32", "F8_E4M3", "I32", "I64", "U8", "I8", "F8_E8M0", "BOOL"];
     let dtype = |it: &str| dtypes.into_iter().find(|dtype| *dtype == it).unwrap();
     let list: Vec<Tensor> =
         tensors.into_iter().map(|(name, (d, shape, data))| Tensor::new(&name, dtype(&d), &shape, data)).collect();

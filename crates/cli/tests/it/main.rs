@@ -8,6 +8,7 @@ mod examples;
 mod experts;
 mod interruption;
 mod memory;
+mod model_dirs;
 mod presets;
 mod same_bytes;
 mod sources;

@@ -3,7 +3,7 @@
 use tempfile::tempdir;
 
 use crate::{
-    checkpoints::{config_of, llama_sized},
+    checkpoints::{config_of, llama_sized, read_tensors},
     command::{command, quantize, run},
 };
 
@@ -114,7 +114,7 @@ fn a_reader_that_stops_early_is_no_fault() {
 }
 
 #[test]
-fn several_groups_and_a_cache_scheme_come_from_a_config() {
+fn several_groups_come_from_a_config_and_the_first_that_matches_wins() {
     let dir = tempdir().unwrap();
     let source = llama_sized(1, 128, 256).write(&dir.path().join("in"));
     let weights = |bits: u32| serde_json::json!({"num_bits": bits, "type": "int", "strategy": "group", "group_size": 32, "symmetric": true});
@@ -136,4 +136,7 @@ fn several_groups_and_a_cache_scheme_come_from_a_config() {
     assert_eq!(section["format"], "pack-quantized");
     assert_eq!(section["config_groups"].as_object().unwrap().len(), 2);
     assert_eq!(section["ignore"][0], "re:.*down_proj");
+    let made = read_tensors(&output);
+    let n_words = |it: &str| made[&format!("model.layers.0.{it}.weight_packed")].1[1];
+    assert_eq!((n_words("mlp.up_proj"), n_words("self_attn.q_proj")), (128 * 4 / 32, 128 * 8 / 32));
 }

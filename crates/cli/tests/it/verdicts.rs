@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::{
-    checkpoints::{change_tensors, llama},
-    command::{quantize, run, verify, verify_sound},
+    checkpoints::{bf16_values, change_tensors, llama, llama_sized, read_tensors},
+    command::{convert, quantize, run, verify, verify_sound},
 };
 
 const UP: &str = "model.layers.0.mlp.up_proj";
@@ -173,4 +173,76 @@ fn a_dense_checkpoint_is_sound_with_a_warning() {
     let pair = Pair::new("W4A16");
     let ran = run(&["verify", pair.source().to_str().unwrap()]).expect(0);
     assert!(ran.out.contains("warning: ") && ran.out.contains("quantization_config"), "{}", ran.out);
+}
+
+#[test]
+fn distances_are_those_of_the_weights() {
+    let pair = Pair::new("W4A16");
+    let dense = pair.dir.path().join("dense");
+    convert(&pair.output(), &dense, "--to dense --dtype float32").expect(0);
+    let (before, after) = (read_tensors(&pair.source()), read_tensors(&dense));
+    let verdict = verify(&pair.output(), &pair.source());
+    let modules = verdict["modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 7);
+    for module in modules {
+        let name = format!("{}.weight", module["module"].as_str().unwrap());
+        let (x, y) = (bf16_values(&before[&name].2), &after[&name].2);
+        let y = y.chunks_exact(4).map(|it| f32::from_le_bytes(it.try_into().unwrap()));
+        let (mut signal, mut noise, mut largest) = (0.0, 0.0, 0.0_f64);
+        for (x, y) in x.into_iter().zip(y).map(|(x, y)| (f64::from(x), f64::from(y))) {
+            signal += x * x;
+            noise += (x - y) * (x - y);
+            largest = largest.max((x - y).abs());
+        }
+        let figure = |key: &str| module[key].as_f64().unwrap();
+        let db = 10.0 * (signal / noise).log10();
+        assert!((figure("sqnr_db") - db).abs() < 1e-6, "{name}: {db} and {module}");
+        assert!((figure("max_error") - largest).abs() < 1e-9, "{name}: {largest} and {module}");
+    }
+}
+
+#[test]
+fn an_output_that_is_cut_or_lacks_a_file_is_bad_input() {
+    let pair = Pair::new("NVFP4A16");
+    let shard = pair.output().join("model.safetensors");
+    let whole = fs::read(&shard).unwrap();
+    let verify = || run(&["verify", pair.output().to_str().unwrap()]);
+    for length in [0, 9, whole.len() / 2, whole.len() - 1] {
+        fs::write(&shard, &whole[..length]).unwrap();
+        verify().expect(65).says(&["model.safetensors"]);
+    }
+    fs::remove_file(&shard).unwrap();
+    assert!(matches!(verify().says(&["model.safetensors"]).code, 65 | 66));
+    fs::write(&shard, whole).unwrap();
+    verify().expect(0);
+    fs::write(pair.output().join("config.json"), "{").unwrap();
+    verify().expect(65).says(&["config.json"]);
+}
+
+#[test]
+fn a_source_of_other_shapes_is_told_from_the_right_one() {
+    let pair = Pair::new("FP8_DYNAMIC");
+    let other = llama_sized(2, 128, 384).write(&pair.dir.path().join("other"));
+    let verdict = verify(&pair.output(), &other);
+    let faults = verdict["faults"].as_array().unwrap();
+    let has = |kind: &str, place: &str| faults.iter().any(|it| it["kind"] == kind && it["place"] == place);
+    assert!(has("layout", UP), "{faults:#?}");
+    assert!(has("dropped", "model.layers.1.mlp.up_proj.weight"), "{faults:#?}");
+}
+
+#[test]
+fn microscales_and_zero_points_are_judged_too() {
+    let pair = Pair::new("MXFP4A16");
+    let scale = format!("{UP}.weight_scale");
+    pair.finds("scale", &scale, |it| it.get_mut(&scale).unwrap().2[3] = 255);
+    let pair = Pair::new("W4A16_ASYM");
+    let points = format!("{UP}.weight_zero_point");
+    pair.finds("unreadable", UP, |it| it.get_mut(&points).unwrap().1.reverse());
+    // What follows from it is not told again.
+    change_tensors(&pair.output(), |it| it.get_mut(&points).unwrap().1.reverse());
+    assert_eq!(verify(&pair.output(), &pair.source())["faults"].as_array().unwrap().len(), 1);
+    let pair = Pair::new("FP8_DYNAMIC");
+    let weight = format!("{UP}.weight");
+    // A code that is no number.
+    pair.finds("distance", UP, |it| it.get_mut(&weight).unwrap().2[17] = 0x7f);
 }
