@@ -39,8 +39,8 @@ pub(crate) struct Options {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
-    /// Ceiling for buffers
-    #[arg(long, value_name = "BYTES", value_parser = byte_count, default_value = "256MiB")]
+    /// Ceiling for buffers; packed formats take twelve times the packed bytes of the largest module
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, default_value = "2GiB")]
     max_memory: u64,
     /// Cut output shards at this size [default: the source's shards]
     #[arg(long, value_name = "BYTES", value_parser = byte_count)]

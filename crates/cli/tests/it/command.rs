@@ -71,7 +71,11 @@ pub(crate) fn quantize_command(source: &Path, output: &Path, options: &str) -> C
 
 /// `convert` with `options`, separated by blanks.
 pub(crate) fn convert(source: &Path, output: &Path, options: &str) -> Ran {
-    two_paths("convert", source, output, options).output().unwrap().into()
+    convert_command(source, output, options).output().unwrap().into()
+}
+
+pub(crate) fn convert_command(source: &Path, output: &Path, options: &str) -> Command {
+    two_paths("convert", source, output, options)
 }
 
 /// `verify --source`, as a verdict.

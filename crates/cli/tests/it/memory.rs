@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::{
-    command::{command, quantize_command},
+    command::{command, convert_command, quantize, quantize_command},
     sparse::{self, Sparse},
 };
 
@@ -87,4 +87,14 @@ fn experts_of_every_layout_stream_through_a_small_part_of_them() {
             quantize_command(&source, &output, "--scheme W2A16 --threads 2 --max-memory 32MiB"),
         );
     }
+}
+
+#[test]
+fn the_widest_matrix_of_an_8b_model_is_exported_without_an_option() {
+    let dir = tempdir().unwrap();
+    let weight = Sparse::new("model.layers.0.mlp.up_proj.weight", &[14336, 4096]);
+    let source = sparse::write(&dir.path().join("in"), &json!({"model_type": "llama"}), &[vec![weight]]);
+    let (packed, exported) = (dir.path().join("packed"), dir.path().join("exported"));
+    quantize(&source, &packed, "--scheme W4A16").expect(0);
+    stays_below(CEILING_MIB, "converting: ", convert_command(&packed, &exported, "--to auto-awq"));
 }

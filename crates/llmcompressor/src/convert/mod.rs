@@ -125,6 +125,7 @@ pub fn convert(options: &ConvertOptions, progress: &dyn Progress) -> Result<Conv
     };
     let mut report = plan.report;
     let settings = Settings {
+        activity: "converting",
         output: options.output.clone(),
         threads: options.threads,
         max_memory_bytes: options.max_memory_bytes,

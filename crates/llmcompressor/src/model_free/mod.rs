@@ -46,6 +46,7 @@ pub fn model_free_ptq(options: &ModelFreeOptions, progress: &dyn Progress) -> Re
     let mut report = plan.report;
     let companions = config::companions(&source, options);
     let settings = Settings {
+        activity: "compressing",
         output: options.output.clone(),
         threads: options.threads,
         max_memory_bytes: options.max_memory_bytes,

@@ -26,6 +26,8 @@ const BATCH_BYTES: u64 = 256 << 20;
 /// How a rewrite runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// What the progress says is done.
+    pub(crate) activity: &'static str,
     /// Output directory.
     pub(crate) output: PathBuf,
     /// Worker threads; 0 means one per core.
@@ -109,7 +111,7 @@ impl Rewrite<'_> {
         let pending: Vec<&dyn Unit> =
             self.units.iter().map(AsRef::as_ref).filter(|it| !done.contains(it.name())).collect();
         let begin = Instant::now();
-        progress.begin("compressing", pending.iter().map(|it| it.input_bytes()).sum());
+        progress.begin(self.settings.activity, pending.iter().map(|it| it.input_bytes()).sum());
         let outcome = self.process(&pending, &budget, &writer, progress);
         progress.end();
         if let Err(error) = outcome {
