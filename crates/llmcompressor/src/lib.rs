@@ -14,6 +14,7 @@
 //! Reading order: [`model_free`].
 #![forbid(unsafe_code)]
 
+mod activations;
 mod catalog;
 pub mod convert;
 mod error;

@@ -16,15 +16,38 @@ impl Model {
         self.layer(self.tree().root()).ok()?.as_causal()
     }
 
+    /// What the head takes: ids (B, T) -> hidden states (B, T, C).
+    ///
+    /// # Errors
+    /// What a module refuses, placed at the innermost.
+    pub fn hidden(&self, run: Run<'_>, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let causal = self.causal().ok_or(ErrorKind::NotCallable)?;
+        let inputs = std::iter::once(ids).chain(mask).cloned().map(Value::from).collect();
+        let [hidden] = exactly(Cx::compute(self, run).call_all(causal.body, inputs)?, "hidden states")?;
+        Ok(hidden.into_tensor()?)
+    }
+
+    /// Scores of all tokens: hidden states (..., C) -> logits (..., V) in the model's type.
+    ///
+    /// # Errors
+    /// What the head refuses.
+    pub fn logits(&self, run: Run<'_>, hidden: &Tensor) -> Result<Tensor> {
+        let causal = self.causal().ok_or(ErrorKind::NotCallable)?;
+        let mut logits = self.call_module(run, causal.head, vec![hidden.clone()])?;
+        for op in &causal.after_head {
+            logits = op.forward(run.engine, logits)?;
+        }
+        let [logits] = <[Tensor; 1]>::try_from(logits)
+            .map_err(|found| ErrorKind::Arity { found: found.len(), expected: "logits" })?;
+        Ok(logits)
+    }
+
     /// Negative log-likelihood of every next token: ids (B, T) -> B times T - 1 numbers, row after row.
     ///
     /// # Errors
     /// What a module refuses, placed at the innermost.
     pub fn next_token_nll(&self, run: Run<'_>, ids: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
-        let causal = self.causal().ok_or(ErrorKind::NotCallable)?;
-        let inputs = std::iter::once(ids).chain(mask).cloned().map(Value::from).collect();
-        let [hidden] = exactly(Cx::compute(self, run).call_all(causal.body, inputs)?, "hidden states")?;
-        let hidden = hidden.into_tensor()?;
+        let hidden = self.hidden(run, ids, mask)?;
         let &[batch, tokens, _] = hidden.shape() else {
             return Err(ErrorKind::Arity { found: hidden.shape().len(), expected: "3 dimensions" }.into());
         };

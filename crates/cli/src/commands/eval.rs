@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use llmcompressor::{
     ExitCode, Interrupt,
-    eval::{Compute, EvalOptions, eval},
+    eval::{Compute, EvalOptions, Judge, Windows, eval},
 };
 
 use crate::{
@@ -18,21 +18,37 @@ use crate::{
 /// Perplexity of a dense or compressed model on a text
 ///
 /// Each row is judged alone, cut at --seq-len tokens, with special tokens as the tokenizer adds them; the mean is over
-/// predicted tokens. Compressed weights are made dense when read.
+/// predicted tokens. Compressed weights are made dense when read, activations are quantized as the config says.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("judge").required(true).args(["data", "token_ids"])))]
 pub(crate) struct Options {
     /// A directory, or a hub id
     #[arg(value_name = "MODEL")]
     model: String,
     /// Text to judge by: JSON lines, JSON, CSV or plain text
     #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    data: Option<PathBuf>,
+    /// Token ids to judge by: a JSON list of rows
+    #[arg(long, value_name = "FILE")]
+    token_ids: Option<PathBuf>,
     /// Column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_column: String,
     /// Tokens that a row is cut at
     #[arg(long, value_name = "N", default_value_t = 2048)]
     seq_len: usize,
+    /// Judge all of each row, in windows that begin N tokens apart
+    #[arg(long, value_name = "N", conflicts_with = "concat")]
+    stride: Option<usize>,
+    /// Join all rows, and cut them into windows
+    #[arg(long)]
+    concat: bool,
+    /// Compare with this model: KL divergence, first choices, noise of every layer
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<String>,
+    /// Write the logits of all rows as one f32 tensor `logits` (B, T, V)
+    #[arg(long, value_name = "FILE")]
+    save_logits: Option<PathBuf>,
     /// Rows to use, from the front [default: all]
     #[arg(long, value_name = "N")]
     max_samples: Option<usize>,
@@ -59,8 +75,18 @@ enum Dtype {
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::default();
     signals::connect(&interrupt)?;
+    let judge = match (options.token_ids, options.data) {
+        (Some(path), _) => Judge::TokenIds(path),
+        (None, path) => Judge::Text { path: path.unwrap_or_default(), column: options.text_column },
+    };
     let job = EvalOptions {
-        text_column: options.text_column,
+        windows: match options.stride {
+            Some(tokens) => Windows::Stride(tokens),
+            None if options.concat => Windows::Concat,
+            None => Windows::Cut,
+        },
+        reference: options.reference,
+        save_logits: options.save_logits,
         seq_len: options.seq_len,
         max_samples: options.max_samples,
         compute: match options.dtype {
@@ -72,7 +98,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         threads: options.threads,
         max_memory_bytes: options.max_memory,
         interrupt,
-        ..EvalOptions::new(options.model, options.data)
+        ..EvalOptions::new(options.model, judge)
     };
     let evaluation = eval(&job, &Terminal::new(global.verbosity()))?;
     match global.format {

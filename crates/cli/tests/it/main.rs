@@ -4,6 +4,7 @@
 mod bad_input;
 mod checkpoints;
 mod command;
+mod eval;
 mod examples;
 mod experts;
 mod interruption;

@@ -1,22 +1,28 @@
 //! How well a model predicts a text: perplexity, for dense and compressed checkpoints.
 
+mod comparison;
+mod logits;
+mod rows;
+mod subject;
 mod weights;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
-use calibration::{TokenRowOptions, Tokenizer, check_vocabulary, source as data, token_rows};
-use models::{Model, ModelOptions, Run};
+use calibration::check_vocabulary;
+use models::Model;
 use serde::Serialize;
-use tensor::{Budget as Memory, DType, Engine};
+use tensor::DType;
 
 use crate::{
     Interrupt, Progress,
-    catalog::Catalog,
     error::{ErrorKind, Result},
     slabs::Budget,
-    source::open_source,
 };
-use weights::DenseWeights;
+use comparison::Comparer;
+pub use comparison::{Comparison, KlDivergence, LayerNoise};
+use rows::Window;
+use subject::Subject;
+pub(crate) use weights::DenseWeights;
 
 /// The type that a model computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,24 +49,62 @@ impl Compute {
     }
 }
 
+/// What a model is judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// A column of a data file: JSON lines, JSON, CSV or text.
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
+    /// A JSON file that is a list of rows of token ids.
+    TokenIds(PathBuf),
+}
+
+impl Judge {
+    fn path(&self) -> &PathBuf {
+        match self {
+            Self::Text { path, .. } | Self::TokenIds(path) => path,
+        }
+    }
+}
+
+/// How rows become the windows that a model sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Windows {
+    /// The front of each row.
+    #[default]
+    Cut,
+    /// All of each row: windows that begin this many tokens apart; each token is judged once, with all that fits before it.
+    Stride(usize),
+    /// All rows joined, window after window.
+    Concat,
+}
+
 /// What `eval` is asked to do.
 #[derive(Clone, Debug)]
 pub struct EvalOptions {
     /// The model: a directory or a hub id.
     pub model: String,
-    /// A data file: JSON lines, JSON, CSV or text.
-    pub data: PathBuf,
-    /// The column that holds the text.
-    pub text_column: String,
-    /// Rows are cut at this many tokens.
+    /// What it is judged by.
+    pub data: Judge,
+    /// Most tokens of a window.
     pub seq_len: usize,
+    /// How rows become windows.
+    pub windows: Windows,
     /// Rows to use, from the front; `None` means all.
     pub max_samples: Option<usize>,
+    /// A model to compare with: a directory or a hub id.
+    pub reference: Option<String>,
+    /// A safetensors file for the logits (B, T, V) of all rows, which must be equally long.
+    pub save_logits: Option<PathBuf>,
     /// The type to compute in.
     pub compute: Compute,
     /// Worker threads; 0 means one per core.
     pub threads: usize,
-    /// Ceiling for weights and activations; `None` sets none.
+    /// Ceiling for weights and activations of a model; `None` sets none.
     pub max_memory_bytes: Option<u64>,
     /// A request to stop.
     pub interrupt: Interrupt,
@@ -68,13 +112,15 @@ pub struct EvalOptions {
 
 impl EvalOptions {
     /// Options that judge `model` by `data`, everything else by default.
-    pub fn new(model: impl Into<String>, data: impl Into<PathBuf>) -> Self {
+    pub fn new(model: impl Into<String>, data: Judge) -> Self {
         Self {
             model: model.into(),
-            data: data.into(),
-            text_column: "text".to_owned(),
+            data,
             seq_len: 2048,
+            windows: Windows::Cut,
             max_samples: None,
+            reference: None,
+            save_logits: None,
             compute: Compute::Auto,
             threads: 0,
             max_memory_bytes: None,
@@ -96,9 +142,9 @@ pub struct Evaluation {
     pub nll: f64,
     /// Predicted tokens.
     pub tokens: usize,
-    /// Rows of the data.
+    /// Windows of the data.
     pub rows: usize,
-    /// Most tokens of a row.
+    /// Most tokens of a window.
     pub seq_len: usize,
     /// The type computed in.
     pub dtype: &'static str,
@@ -106,88 +152,92 @@ pub struct Evaluation {
     pub tokens_per_second: f64,
     /// Seconds of computing.
     pub seconds: f64,
+    /// How it differs from the reference, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
 }
 
 impl Evaluation {
-    /// One line for a person.
+    /// A line for a person, and more where it was compared.
     pub fn summary(&self) -> String {
-        format!(
+        let mut text = format!(
             "{}: perplexity {:.4} ({} tokens of {} rows cut at {}, {}, {:.0} tokens/s)",
             self.model, self.perplexity, self.tokens, self.rows, self.seq_len, self.dtype, self.tokens_per_second
-        )
+        );
+        if let Some(comparison) = &self.comparison {
+            text.push('\n');
+            text.push_str(&comparison.summary());
+        }
+        text
     }
 }
 
-/// Perplexity of `options.model` on `options.data`: each row alone, special tokens as the tokenizer adds them, the mean
-/// over predicted tokens.
+/// Perplexity of `options.model` on `options.data`, with special tokens as the tokenizer adds them, the mean over predicted
+/// tokens; and its distance from `options.reference`.
 ///
-/// Compressed weights are made dense when they are read; activations are computed as they are, whatever the config says
-/// about quantizing them.
+/// Compressed weights are made dense when they are read; activations are quantized as the config says. A `kv_cache_scheme`
+/// is not applied: nothing is cached here.
 ///
 /// # Errors
 /// Faults of the checkpoint, of the data, of the tokenizer; an architecture that is not supported; `NotANumber` where a
-/// row has no finite likelihood.
+/// row has no finite likelihood; `Option` for a reference of another vocabulary or depth, and for logits of rows that
+/// differ in length.
 pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation> {
-    let source = open_source(&options.model)?;
-    let rows = rows(options, source.dir())?;
-    let catalog = Catalog::of(&source)?;
-    let config = source.config()?.clone();
-    let weights = Arc::new(DenseWeights::new(source, catalog)?);
-    let model = Model::build(&config, weights, ModelOptions { dtype: options.compute.dtype() })?;
-    let memory = options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited);
-    let engine = Engine::new(memory);
-    let vocabulary =
-        model.causal().and_then(|it| model.linear(it.head)).map(|it| model.store().info(it.weight).shape[0]);
-    if let Some(vocabulary) = vocabulary {
-        check_vocabulary(&rows, vocabulary, None)?;
+    let subject = Subject::open(&options.model, options)?;
+    let windows = rows::windows(options, subject.dir())?;
+    if let Some(vocabulary) = subject.vocabulary() {
+        let ids: Vec<Vec<u32>> = windows.iter().map(|it| it.ids.clone()).collect();
+        check_vocabulary(&ids, vocabulary, None)?;
     }
-    let _held = holds_all(&model, options).then(|| model.store().hold(model.store().parameters().map(|it| it.0)));
-    let n_read: usize = rows.iter().map(Vec::len).sum();
+    let reference = options.reference.as_ref().map(|it| Subject::open(it, options)).transpose()?;
+    let _held = (subject.hold(), reference.as_ref().map(Subject::hold));
+    let mut comparer = reference.as_ref().map(|it| Comparer::new(&subject, it)).transpose()?;
+    let mut saved = options.save_logits.as_ref().map(|it| logits::File::create(it, &windows, &subject)).transpose()?;
+    let n_read: usize = windows.iter().map(|it| it.ids.len()).sum();
     let begin = Instant::now();
     progress.begin("evaluating", n_read as u64);
     let pool = Budget { threads: threads(options.threads), slab_bytes: 0 }.thread_pool()?;
-    let mut sum = 0.0;
-    let mut tokens = 0;
-    for (idx, row) in rows.iter().enumerate() {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (idx, window) in windows.iter().enumerate() {
         if let Some(signal) = options.interrupt.signal() {
             return Err(ErrorKind::Interrupted { signal }.into());
         }
-        let ids = row.iter().map(|id| i64::from(*id)).collect();
-        let ids = engine.budget.tensor::<i64>(ids, &[1, row.len()]).map_err(models::Error::from)?;
-        let nll = pool.install(|| model.next_token_nll(Run { engine: &engine, hooks: None }, &ids, None))?;
-        if let Some(at) = nll.iter().position(|it| !it.is_finite()) {
-            return Err(ErrorKind::NotANumber { row: idx, token: at + 1 }.into());
+        let judged = pool.install(|| {
+            let hidden = subject.hidden(&window.ids)?;
+            if let Some(comparer) = &mut comparer {
+                comparer.add(window, &hidden)?;
+            }
+            if let Some(saved) = &mut saved {
+                saved.add(&subject, &hidden)?;
+            }
+            subject.nll(window, &hidden)
+        })?;
+        if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
+            return Err(ErrorKind::NotANumber { row: idx, token: window.first_judged + at }.into());
         }
-        sum += nll.iter().sum::<f64>();
-        tokens += nll.len();
-        progress.advance(row.len() as u64);
+        sum += judged.iter().sum::<f64>();
+        tokens += judged.len();
+        progress.advance(window.ids.len() as u64);
     }
     progress.end();
+    if let Some(saved) = saved {
+        saved.finish()?;
+    }
     let seconds = begin.elapsed().as_secs_f64();
     let nll = sum / tokens.max(1) as f64;
     Ok(Evaluation {
         model: options.model.clone(),
-        data: options.data.clone(),
+        data: options.data.path().clone(),
         perplexity: nll.exp(),
         nll,
         tokens,
-        rows: rows.len(),
+        rows: windows.len(),
         seq_len: options.seq_len,
-        dtype: model.store().dtype().torch_name().unwrap_or("unknown"),
+        dtype: subject.model().store().dtype().torch_name().unwrap_or("unknown"),
         tokens_per_second: n_read as f64 / seconds.max(1e-9),
         seconds,
+        comparison: comparer.zip(options.reference.clone()).map(|(it, name)| it.finish(name)),
     })
-}
-
-fn rows(options: &EvalOptions, dir: &std::path::Path) -> Result<Vec<Vec<u32>>> {
-    let tokenizer = Tokenizer::from_dir(dir)?;
-    let mut source = data::open(&options.data)?;
-    let wanted = TokenRowOptions {
-        text_column: options.text_column.clone(),
-        max_seq_length: Some(options.seq_len),
-        num_samples: options.max_samples,
-    };
-    Ok(token_rows(&mut *source, &tokenizer, &wanted)?)
 }
 
 /// Whether all weights fit in half of the ceiling; else each is read again for every row.

@@ -27,6 +27,16 @@ impl DenseWeights {
         }
     }
 
+    /// The checkpoint.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Its modules.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     fn module(&self, name: &str) -> Option<&StoredModule> {
         self.catalog.get(name.strip_suffix(".weight")?)
     }

@@ -1,0 +1,96 @@
+//! Judging models: against numbers of transformers, against another model, as logits.
+
+use serde_json::json;
+use tempfile::tempdir;
+use testkit::{fixture, goldens_dir};
+
+use crate::{
+    checkpoints::read_tensors,
+    command::{quantize, run},
+};
+
+fn text(path: &std::path::Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// What transformers gives for the embedded model, in f32 over 30,132 tokens.
+const DENSE_F32: f64 = 6.7334;
+
+#[test]
+fn the_embedded_model_has_the_perplexity_that_transformers_gives_it() {
+    let data = text(&fixture("eval.jsonl"));
+    let dense = text(&fixture("tiny-llama"));
+    let judge = |options: &[&str]| {
+        let arguments = [&["eval", &dense, "--data", &data, "--seq-len", "512", "--format", "json"], options].concat();
+        run(&arguments).expect(0).json()
+    };
+    let found = judge(&["--dtype", "f32"]);
+    assert_eq!(found["tokens"], 30_132);
+    let perplexity = found["perplexity"].as_f64().unwrap();
+    assert!((perplexity / DENSE_F32 - 1.0).abs() < 1e-4, "{perplexity}");
+    let [one, two] = ["1", "2"].map(|it| judge(&["--threads", it, "--max-samples", "3"])["perplexity"].clone());
+    assert_eq!(one, two);
+}
+
+#[test]
+fn activations_are_quantized_as_the_config_says() {
+    let dir = tempdir().unwrap();
+    let (dense, data) = (text(&fixture("tiny-llama")), text(&fixture("eval.jsonl")));
+    let perplexity = |scheme: &str| {
+        let output = dir.path().join(scheme);
+        quantize(&fixture("tiny-llama"), &output, &format!("--scheme {scheme}")).expect(0);
+        let output = text(&output);
+        let arguments =
+            ["eval", &output, "--data", &data, "--seq-len", "512", "--max-samples", "16", "--reference", &dense];
+        run(&[&arguments[..], &["--format", "json"]].concat()).expect(0).json()
+    };
+    let (weights_alone, both) = (perplexity("W8A16"), perplexity("W8A8"));
+    let noise = |of: &serde_json::Value| of["comparison"]["layers"][0]["sqnr_db"].as_f64().unwrap();
+    assert!(noise(&weights_alone) > noise(&both) + 3.0, "{} {}", noise(&weights_alone), noise(&both));
+    let kl = |of: &serde_json::Value| of["comparison"]["kl"]["mean"].as_f64().unwrap();
+    assert!(kl(&both) > 0.0 && kl(&both) < 0.005, "{}", kl(&both));
+    assert!(both["comparison"]["top1"].as_f64().unwrap() > 0.95);
+}
+
+#[test]
+fn logits_of_given_token_ids_are_those_of_the_golden() {
+    let dir = tempdir().unwrap();
+    let golden = goldens_dir("models/llama");
+    let expected = read_tensors(&golden);
+    let (_, shape, ids) = &expected["input_ids"];
+    let tokens: Vec<i64> = ids.as_chunks::<8>().0.iter().map(|it| i64::from_le_bytes(*it)).collect();
+    let rows: Vec<&[i64]> = tokens.chunks(*shape.last().unwrap()).collect();
+    let (given, saved) = (dir.path().join("ids.json"), dir.path().join("saved.safetensors"));
+    std::fs::write(&given, json!(rows).to_string()).unwrap();
+    let (model, given, path) = (text(&golden), text(&given), text(&saved));
+    run(&["eval", &model, "--token-ids", &given, "--save-logits", &path, "--dtype", "f32"]).expect(0);
+    let (found, expected) = (&read_tensors(dir.path())["logits"], &expected["logits"]);
+    assert_eq!((&found.0, &found.1), (&expected.0, &expected.1));
+    let [found, expected] = [found, expected]
+        .map(|it| it.2.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect::<Vec<_>>());
+    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
+    let deviation = (expected.iter().map(|it| (it - mean).powi(2)).sum::<f32>() / expected.len() as f32).sqrt();
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4 * deviation, "{worst} of {deviation}");
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused_with_what_would_do() {
+    let dir = tempdir().unwrap();
+    let dense = text(&fixture("tiny-llama"));
+    let file = |name: &str, content: &str| {
+        std::fs::write(dir.path().join(name), content).unwrap();
+        text(&dir.path().join(name))
+    };
+    let empty = file("empty.jsonl", "");
+    run(&["eval", &dense, "--data", &empty]).expect(65).says(&["empty.jsonl"]);
+    let other = file("other.jsonl", "{\"body\": \"a\", \"title\": \"b\"}\n");
+    run(&["eval", &dense, "--data", &other]).expect(65).says(&["text", "body", "title"]);
+    let beyond = file("beyond.json", "[[1, 2, 999999]]");
+    run(&["eval", &dense, "--token-ids", &beyond]).expect(65).says(&["999999"]);
+    let ragged = file("ragged.json", "[[1, 2, 3], [4, 5]]");
+    let saved = text(&dir.path().join("logits.safetensors"));
+    run(&["eval", &dense, "--token-ids", &ragged, "--save-logits", &saved]).expect(2).says(&["3", "2 tokens"]);
+    assert!(!dir.path().join("logits.safetensors").exists());
+    run(&["eval", &dense]).expect(2);
+}

@@ -1,0 +1,156 @@
+//! What modules are given and give, quantized as a compressed checkpoint's config says.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use checkpoint::Source;
+use compressed_tensors::{
+    args::{Dynamic, QuantizationArgs, QuantizationStrategy},
+    dynamic::fake_quantize_dynamic,
+    numbers::{Float, read_f32, write_f32},
+    quantize::{Qparams, ScaleMap, fake_quantize},
+    scales::Arithmetic,
+    scheme::QuantizationScheme,
+};
+use graph::ModuleId;
+use models::{BoxedError, HookGuard, Hooks, Model, Tap};
+use rayon::prelude::*;
+use tensor::{Budget, Tensor};
+
+use crate::{
+    catalog::Catalog,
+    error::{InContext, Result},
+};
+
+/// Tokens that a task quantizes.
+const TASK_TOKENS: usize = 32;
+
+/// How the value at a tap is quantized.
+#[derive(Clone, Debug, PartialEq)]
+struct Quantizer {
+    args: QuantizationArgs,
+    /// Scales that were calibrated; none where they are found on every call.
+    calibrated: Option<Qparams>,
+    /// The calibrated second scale of groups.
+    global_scale: Option<f32>,
+}
+
+/// A value and what became of it: the projections of one layer are given the same one.
+type Latest = Arc<Mutex<Option<(Tensor, Quantizer, Tensor)>>>;
+
+/// Quantizes inputs and outputs of all modules of `model` that `catalog` says to, while the guards live.
+///
+/// # Errors
+/// `Format` for scales that are absent or of an unknown type.
+pub(crate) fn quantize_activations(
+    hooks: &Hooks,
+    budget: &Budget,
+    model: &Model,
+    (source, catalog): (&Source, &Catalog),
+) -> Result<Vec<HookGuard>> {
+    let latest = Latest::default();
+    let mut guards = Vec::new();
+    for id in model.tree().ids() {
+        let Some(linear) = model.linear(id) else { continue };
+        let tensor = &model.store().info(linear.weight).name;
+        let name = tensor.strip_suffix(".weight").unwrap_or(tensor);
+        let Some(stored) = catalog.get(name).and_then(|it| it.scheme.as_ref()) else { continue };
+        for (tap, args, local) in taps(&stored.scheme) {
+            let quantizer = Quantizer::read(args, source, &format!("{name}.{local}"))?;
+            guards.push(hook(hooks, budget, &latest, (id, tap), quantizer));
+        }
+    }
+    Ok(guards)
+}
+
+fn taps(scheme: &QuantizationScheme) -> impl Iterator<Item = (Tap, &QuantizationArgs, &'static str)> {
+    let input = scheme.input_activations.as_ref().map(|it| (Tap::Input, it, "input"));
+    let output = scheme.output_activations.as_ref().map(|it| (Tap::Output, it, "output"));
+    input.into_iter().chain(output)
+}
+
+fn hook(
+    hooks: &Hooks,
+    budget: &Budget,
+    latest: &Latest,
+    (module, tap): (ModuleId, Tap),
+    quantizer: Quantizer,
+) -> HookGuard {
+    let (budget, latest) = (budget.clone(), Arc::clone(latest));
+    hooks.add(module, tap, move |heard| {
+        let Some(value) = heard.first() else { return Ok(None) };
+        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, by, quantized)) = &*latest
+            && known.is_same(value)
+            && *by == quantizer
+        {
+            return Ok(Some(quantized.clone()));
+        }
+        let quantized = quantizer.apply(&budget, value)?;
+        *latest = Some((value.clone(), quantizer.clone(), quantized.clone()));
+        Ok(Some(quantized))
+    })
+}
+
+impl Quantizer {
+    /// With the scales that are stored under `prefix`, as in `model.layers.0.mlp.down_proj.input`.
+    fn read(args: &QuantizationArgs, source: &Source, prefix: &str) -> Result<Self> {
+        let global_scale = match args.strategy {
+            QuantizationStrategy::TensorGroup => numbers(source, &format!("{prefix}_global_scale"))?.first().copied(),
+            _ => None,
+        };
+        let calibrated = match args.dynamic {
+            Dynamic::No => {
+                let name = format!("{prefix}_scale");
+                let entry = source.require(&name)?;
+                let dtype = Float::of(entry.dtype, &name).context("activation scales")?;
+                let zero_point = format!("{prefix}_zero_point");
+                let zero_points = source.get(&zero_point).map(|_| numbers(source, &zero_point)).transpose()?;
+                Some(Qparams { scales: numbers(source, &name)?, dtype, zero_points, global_scale })
+            }
+            Dynamic::Yes | Dynamic::Local => None,
+        };
+        Ok(Self { args: args.clone(), calibrated, global_scale })
+    }
+
+    /// The value quantized and turned back, in its own type.
+    fn apply(&self, budget: &Budget, value: &Tensor) -> Result<Tensor, BoxedError> {
+        let (dtype, shape) = (value.dtype(), value.shape());
+        let float = Float::of(dtype, "activation")?;
+        let values: Cow<'_, [f32]> = value.to_f32()?;
+        let columns = shape.last().copied().unwrap_or(1).max(1);
+        let is_one_range =
+            self.calibrated.is_none() && (self.args.strategy == QuantizationStrategy::Tensor || shape.len() < 3);
+        // A scale per token, per group or from calibration does not depend on the tokens beside.
+        let task = if is_one_range { values.len().max(1) } else { TASK_TOKENS * columns };
+        let width = dtype.bits() / 8;
+        let arithmetic = Arithmetic::of(&self.args)?;
+        Tensor::build_bytes(budget, dtype, shape, |out| {
+            out.par_chunks_mut(task * width).zip(values.par_chunks(task)).try_for_each(|(out, values)| {
+                let shape = if is_one_range { shape } else { &[1, values.len() / columns, columns] };
+                let mut quantized = vec![0.0; values.len()];
+                match &self.calibrated {
+                    Some(qparams) => {
+                        let map = ScaleMap::calibrated(&self.args, shape)?;
+                        fake_quantize(&arithmetic, (values, float), &map, qparams, &mut quantized)?;
+                    }
+                    None => {
+                        let given = (values, float);
+                        fake_quantize_dynamic(&self.args, given, shape, self.global_scale, &mut quantized)?;
+                    }
+                }
+                write_f32(dtype, &quantized, out)?;
+                Ok(())
+            })
+        })
+    }
+}
+
+fn numbers(source: &Source, name: &str) -> Result<Vec<f32>> {
+    let entry = source.require(name)?;
+    let mut values = vec![0.0; entry.shape.iter().product()];
+    read_f32(entry.dtype, &source.read(entry)?, &mut values).context(format!("tensor `{name}`"))?;
+    Ok(values)
+}

@@ -1,0 +1,92 @@
+//! A model that is judged: dense in memory, its activations quantized as its config says.
+
+use std::{path::Path, sync::Arc};
+
+use models::{Held, HookGuard, Hooks, Model, ModelOptions, Run};
+use tensor::{Budget as Memory, Engine, Tensor};
+
+use super::{DenseWeights, EvalOptions, holds_all, rows::Window};
+use crate::{activations::quantize_activations, catalog::Catalog, error::Result, source::open_source};
+
+/// A model and what it runs with.
+pub(super) struct Subject {
+    model: Model,
+    weights: Arc<DenseWeights>,
+    engine: Engine,
+    hooks: Hooks,
+    _quantizers: Vec<HookGuard>,
+    holds_all: bool,
+}
+
+impl Subject {
+    /// Opens a directory or a hub id.
+    ///
+    /// # Errors
+    /// Faults of the checkpoint; an architecture that is not supported.
+    pub(super) fn open(model: &str, options: &EvalOptions) -> Result<Self> {
+        let source = open_source(model)?;
+        let catalog = Catalog::of(&source)?;
+        let config = source.config()?.clone();
+        let weights = Arc::new(DenseWeights::new(source, catalog)?);
+        let given: Arc<dyn models::Weights> = Arc::<DenseWeights>::clone(&weights);
+        let model = Model::build(&config, given, ModelOptions { dtype: options.compute.dtype() })?;
+        let engine = Engine::new(options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited));
+        let hooks = Hooks::new();
+        let stored = (weights.source(), weights.catalog());
+        let quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
+        let holds_all = holds_all(&model, options);
+        Ok(Self { model, weights, engine, hooks, _quantizers: quantizers, holds_all })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        self.weights.source().dir()
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub(super) fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
+    /// Keeps all weights in memory once they are read, where they fit; else each is read again when it is needed.
+    pub(super) fn hold(&self) -> Option<Held<'_>> {
+        let store = self.model.store();
+        self.holds_all.then(|| store.hold(store.parameters().map(|it| it.0)))
+    }
+
+    /// Rows of the output head's weight.
+    pub(super) fn vocabulary(&self) -> Option<usize> {
+        let head = self.model.linear(self.model.causal()?.head)?;
+        Some(self.model.store().info(head.weight).shape[0])
+    }
+
+    /// Hidden states (1, T, C) before the head.
+    pub(super) fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids: Vec<i64> = ids.iter().map(|it| i64::from(*it)).collect();
+        let shape = [1, ids.len()];
+        let ids = self.engine.budget.tensor::<i64>(ids, &shape).map_err(models::Error::from)?;
+        Ok(self.model.hidden(self.run(), &ids, None)?)
+    }
+
+    /// Negative log-likelihood of the tokens that a window judges.
+    pub(super) fn nll(&self, window: &Window, hidden: &Tensor) -> Result<Vec<f64>> {
+        let states = self.states(hidden, window.first_judged - 1, window.ids.len() - window.first_judged)?;
+        Ok(self.model.nll(self.run(), &states, &window.ids[window.first_judged..])?)
+    }
+
+    /// Logits (1, N, V) after the tokens `first..first + len`.
+    pub(super) fn logits(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {
+        Ok(self.model.logits(self.run(), &self.states(hidden, first, len)?)?)
+    }
+
+    fn states(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {
+        let states = hidden.slice(1, first, len).and_then(|it| it.dense(&self.engine.budget));
+        Ok(states.map_err(models::Error::from)?)
+    }
+
+    fn run(&self) -> Run<'_> {
+        Run { engine: &self.engine, hooks: (!self.hooks.is_empty()).then_some(&self.hooks) }
+    }
+}
