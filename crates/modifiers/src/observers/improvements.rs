@@ -26,6 +26,11 @@ impl Improvements {
         }
     }
 
+    /// Bytes that a scale takes.
+    pub(super) fn scale_bytes(&self) -> usize {
+        self.stride.max(size_of::<u16>())
+    }
+
     /// Says that candidate `step` improved the scale added last.
     #[inline(always)]
     pub(super) fn mark(&mut self, step: usize) {
@@ -44,21 +49,13 @@ impl Improvements {
         self.lasts.extend_from_slice(&other.lasts);
     }
 
-    /// Number of candidates that were tried before `patience` of them in a row improved no scale.
-    pub(super) fn n_evaluated(&self, n_steps: usize, patience: Option<usize>) -> usize {
-        let Some(patience) = patience.filter(|_| self.stride > 0) else { return n_steps };
+    /// The candidates that improved some scale, as bits; empty where the search cannot stop early.
+    pub(super) fn any(&self) -> Vec<u8> {
         let mut any = vec![0u8; self.stride];
-        for mask in self.masks.chunks(self.stride) {
+        for mask in self.masks.chunks(self.stride.max(1)) {
             any.iter_mut().zip(mask).for_each(|(any, mask)| *any |= mask);
         }
-        let mut stale = 0;
-        for step in 0..n_steps {
-            stale = if any[step / 8] & (1 << (step % 8)) != 0 { 0 } else { stale + 1 };
-            if stale >= patience {
-                return step + 1;
-            }
-        }
-        n_steps
+        any
     }
 
     /// The last improving step below `n_evaluated` of each scale, 0 where there is none.
@@ -69,6 +66,19 @@ impl Improvements {
             .map(move |mask| (0..n_evaluated).rev().find(|step| mask[step / 8] & (1 << (step % 8)) != 0).unwrap_or(0));
         masked.chain(self.lasts.iter().map(|it| usize::from(*it)))
     }
+}
+
+/// Number of candidates that were tried before `patience` of them in a row improved no scale, given those that did.
+pub(super) fn n_evaluated(any: &[u8], n_steps: usize, patience: Option<usize>) -> usize {
+    let Some(patience) = patience.filter(|_| !any.is_empty()) else { return n_steps };
+    let mut stale = 0;
+    for step in 0..n_steps {
+        stale = if any[step / 8] & (1 << (step % 8)) != 0 { 0 } else { stale + 1 };
+        if stale >= patience {
+            return step + 1;
+        }
+    }
+    n_steps
 }
 
 #[cfg(test)]
@@ -88,7 +98,7 @@ mod tests {
     fn patience_counts_over_all_scales_and_cuts_what_comes_later() {
         let found = marked(20, Some(3), &[&[0, 2, 9], &[0, 5], &[]]);
         // Steps 6, 7 and 8 improve nothing, so that 9 is not reached.
-        assert_eq!(found.n_evaluated(20, Some(3)), 9);
+        assert_eq!(n_evaluated(&found.any(), 20, Some(3)), 9);
         assert_eq!(found.lasts(9).collect::<Vec<_>>(), [2, 5, 0]);
         let mut split = marked(20, Some(3), &[&[0, 2, 9]]);
         split.append(&marked(20, Some(3), &[&[0, 5], &[]]));
@@ -99,7 +109,7 @@ mod tests {
     fn without_patience_the_last_improvement_counts() {
         for patience in [None, Some(20)] {
             let found = marked(20, patience, &[&[0, 2, 19], &[]]);
-            assert_eq!(found.n_evaluated(20, patience), 20);
+            assert_eq!(n_evaluated(&found.any(), 20, patience), 20);
             assert_eq!(found.lasts(20).collect::<Vec<_>>(), [19, 0]);
         }
     }

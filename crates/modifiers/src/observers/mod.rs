@@ -15,6 +15,7 @@ mod registry;
 mod search;
 mod searched;
 mod settings;
+mod survey;
 mod tensor_observer;
 mod weight_search;
 
@@ -26,5 +27,6 @@ pub use registry::{
 };
 pub use searched::{SearchResult, SearchedRanges};
 pub use settings::{ObserverSettings, SearchKind, SearchSettings};
+pub use survey::{Outcome, Survey};
 pub use tensor_observer::TensorObserver;
 pub use weight_search::{SlabSearch, WeightSearch};

@@ -5,10 +5,11 @@ use compressed_tensors::{
     args::{Dynamic, QuantizationArgs},
     minmax::Running,
 };
+use serde_json::Value;
 
 use super::{
     observer::{Observer, Role},
-    settings::{ObserverSettings, SearchKind, SearchSettings, known_kwargs},
+    settings::{AVERAGING, ObserverSettings, SearchKind, SearchSettings, known_kwargs},
     tensor_observer::TensorObserver,
 };
 
@@ -110,6 +111,23 @@ impl ObserverEntry {
     /// The kwargs that it takes, in display order.
     pub fn known_kwargs(&self) -> Vec<&'static str> {
         known_kwargs(self.observation, self.memory == Memory::Average)
+    }
+
+    /// The value that a kwarg has where it is not given; null for what never ends a search, and for unknown names.
+    pub fn default_of(&self, kwarg: &str) -> Value {
+        let Observation::Search(search) = self.observation else {
+            return if kwarg == "averaging_constant" { AVERAGING.into() } else { Value::Null };
+        };
+        match kwarg {
+            "maxshrink" => search.maxshrink.into(),
+            "patience" => search.patience.into(),
+            "grid" => search.grid.into(),
+            "norm" => search.norm.into(),
+            "expand" => search.expand.into(),
+            "strict" => search.is_strict.into(),
+            "averaging_constant" => AVERAGING.into(),
+            _ => Value::Null,
+        }
     }
 
     /// Whether it needs the inputs of the module whose weight it observes.

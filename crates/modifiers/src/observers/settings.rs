@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 
 use super::registry::Observation;
 
+/// Weight of a new batch in a moving average, where kwargs do not say.
+pub(super) const AVERAGING: f64 = 0.01;
 /// Most candidates that a search may try.
 const MAX_STEPS: f64 = 4096.0;
 
@@ -109,7 +111,7 @@ impl ObserverSettings {
             let known = known.iter().map(|it| (*it).to_owned()).collect();
             return Err(ErrorKind::UnknownField { field: field.clone(), known }.into());
         }
-        let averaging = number(kwargs, AVERAGE, 0.01, |it| (0.0..=1.0).contains(&it), "a number from 0 to 1")?;
+        let averaging = number(kwargs, AVERAGE, AVERAGING, |it| (0.0..=1.0).contains(&it), "a number from 0 to 1")?;
         let search = match observation {
             Observation::Search(defaults) => Some(defaults.read(kwargs)?),
             Observation::Range => None,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     importance::{Importance, column_factors},
-    improvements::Improvements,
+    improvements::{Improvements, n_evaluated},
     observer::{Observed, Observer, Partial, Reduction, Role, nothing_seen},
     registry::{Memory, ObserverEntry},
     search::{GridSearch, Range},
@@ -99,7 +99,7 @@ impl TensorObserver {
                 }
             }
         }
-        self.n_evaluated = found.n_evaluated(grid.factors.len(), grid.patience);
+        self.n_evaluated = n_evaluated(&found.any(), grid.factors.len(), grid.patience);
         let steps = found.lasts(self.n_evaluated);
         Ok(ranges.into_iter().zip(steps).map(|(range, step)| grid.candidate(range, step)).collect())
     }

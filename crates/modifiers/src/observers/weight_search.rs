@@ -26,17 +26,17 @@ use super::{
 /// Finds the ranges of one weight `(O, N)`.
 #[derive(Clone, Debug)]
 pub struct WeightSearch {
-    args: QuantizationArgs,
-    arithmetic: Arithmetic,
-    float: Float,
-    rows: usize,
-    cols: usize,
+    pub(super) args: QuantizationArgs,
+    pub(super) arithmetic: Arithmetic,
+    pub(super) float: Float,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     /// Rows and columns under one scale, whole rows for tensor and channel.
-    tile: [usize; 2],
-    scale_shape: Vec<usize>,
-    grid: Option<GridSearch>,
+    pub(super) tile: [usize; 2],
+    pub(super) scale_shape: Vec<usize>,
+    pub(super) grid: Option<GridSearch>,
     factors: Option<Vec<f32>>,
-    whole: Option<Range>,
+    pub(super) whole: Option<Range>,
     needs_importance: bool,
     warning: Option<String>,
 }
@@ -44,11 +44,11 @@ pub struct WeightSearch {
 /// What was found in a slab.
 #[derive(Clone, Debug)]
 pub struct SlabSearch {
-    first_row: usize,
-    n_rows: usize,
-    ranges: Vec<Range>,
-    found: Improvements,
-    sums: Vec<ExactSum>,
+    pub(super) first_row: usize,
+    pub(super) n_rows: usize,
+    pub(super) ranges: Vec<Range>,
+    pub(super) found: Improvements,
+    pub(super) sums: Vec<ExactSum>,
 }
 
 impl WeightSearch {
@@ -216,10 +216,13 @@ impl WeightSearch {
             // Only strict kwargs make this an error.
             column_factors(&self.args, self.cols, None, self.grid.as_ref().is_some_and(|it| it.is_strict))?;
         }
+        Ok(SlabSearch { first_row, n_rows, ranges: Vec::new(), found: self.improvements(), sums: Vec::new() })
+    }
+
+    /// Those of a slab in which nothing was searched yet.
+    pub(super) fn improvements(&self) -> Improvements {
         let n_steps = self.grid.as_ref().map_or(0, |it| it.factors.len());
-        let patience = self.grid.as_ref().and_then(|it| it.patience);
-        let found = Improvements::new(n_steps, patience);
-        Ok(SlabSearch { first_row, n_rows, ranges: Vec::new(), found, sums: Vec::new() })
+        Improvements::new(n_steps, self.grid.as_ref().and_then(|it| it.patience))
     }
 
     fn bad_slab(&self, first_row: usize, n_rows: usize) -> compressed_tensors::Error {
@@ -305,7 +308,7 @@ impl WeightSearch {
     /// [`ErrorKind::Shape`] where the slabs do not make up the weight.
     pub fn resolve(&self, slabs: impl IntoIterator<Item = SlabSearch>) -> Result<SearchedRanges> {
         let mut whole = self.start(0, 0)?;
-        let is_tensor = self.args.strategy == QuantizationStrategy::Tensor;
+        let is_tensor = self.is_tensor();
         for slab in slabs {
             if slab.first_row != whole.n_rows {
                 return Err(self.bad_slab(slab.first_row, slab.n_rows));
@@ -324,38 +327,9 @@ impl WeightSearch {
         if whole.n_rows != self.rows {
             return Err(self.bad_slab(0, whole.n_rows));
         }
-        let n_evaluated = self.grid.as_ref().map_or(0, |grid| choose(grid, is_tensor, &mut whole));
-        Ok(SearchedRanges {
-            arithmetic: self.arithmetic,
-            float: self.float,
-            strategy: self.args.strategy,
-            scale_shape: self.scale_shape.clone(),
-            tile_rows: self.tile[0],
-            ranges: whole.ranges,
-            n_evaluated,
-        })
+        let outcome = self.outcome(&self.survey(&whole));
+        Ok(self.resolve_slab(whole, &outcome))
     }
-}
-
-/// Replaces observed ranges by chosen ones; returns the number of candidates that were tried.
-fn choose(grid: &GridSearch, is_tensor: bool, slab: &mut SlabSearch) -> usize {
-    let n_steps = grid.factors.len();
-    if is_tensor {
-        slab.found.push();
-        let mut best = grid.worst();
-        for (step, sum) in slab.sums.iter().enumerate() {
-            let error = grid.error(sum.value());
-            if error < best {
-                best = error;
-                slab.found.mark(step);
-            }
-        }
-    }
-    let n_evaluated = slab.found.n_evaluated(n_steps, grid.patience);
-    for (range, step) in slab.ranges.iter_mut().zip(slab.found.lasts(n_evaluated)) {
-        *range = grid.candidate(*range, step);
-    }
-    n_evaluated
 }
 
 fn join(a: Range, b: Range) -> Range {

@@ -2,12 +2,12 @@
 
 use compressed_tensors::{
     ErrorKind,
-    args::QuantizationArgs,
+    args::{QuantizationArgs, QuantizationStrategy},
     numbers::Float,
     quantize::ScaleMap,
     weight_compressor::{FirstPass, MinMax},
 };
-use modifiers::observers::{SlabSearch, WeightSearch, reference, weight_observer};
+use modifiers::observers::{SlabSearch, Survey, WeightSearch, reference, weight_observer};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -105,6 +105,28 @@ proptest! {
         let cut = search.resolve(starts.zip(&ends).map(|(start, end)| slab(start..*end))).unwrap();
         prop_assert_eq!(bits(cut.ranges()), bits(at_once.ranges()));
         prop_assert_eq!(cut.n_evaluated(), at_once.n_evaluated());
+
+        // Slab by slab, scanned once for the survey and once more for their ranges.
+        let spans = || std::iter::once(0).chain(ends.iter().copied()).zip(ends.iter().copied());
+        let mut surveys: Vec<Survey> = spans().map(|(start, end)| search.survey(&slab(start..end))).collect();
+        surveys.reverse();
+        let joined = surveys.into_iter().fold(Survey::default(), Survey::merge);
+        prop_assert!(search.needs_survey() || joined == Survey::default());
+        let outcome = search.outcome(&joined);
+        let part = |(start, end)| search.resolve_whole(&outcome).unwrap_or_else(|| search.resolve_slab(slab(start..end), &outcome));
+        let parts: Vec<_> = spans().map(part).collect();
+        let range = parts.iter().map(|it| it.range()).reduce(|a, b| a.merge(b)).unwrap();
+        prop_assert_eq!(range.max.to_bits(), at_once.range().max.to_bits());
+        prop_assert!(parts.iter().all(|it| it.n_evaluated() == at_once.n_evaluated()));
+        let global = (args.strategy == QuantizationStrategy::TensorGroup).then_some(2.0);
+        let whole = at_once.clone().qparams(global);
+        for ((start, end), part) in spans().zip(parts) {
+            let part = part.qparams(global);
+            let (found, expected) = (part.given(0, end - start), whole.given(start, end - start));
+            let bits = |values: &[f32]| values.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(found.scales), bits(expected.scales));
+            prop_assert_eq!(found.zero_points.map(bits), expected.zero_points.map(bits));
+        }
 
         let choice = weight_observer(&args).unwrap();
         let Some(settings) = choice.settings.search else { return Ok(()) };
