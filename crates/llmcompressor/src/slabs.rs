@@ -4,7 +4,10 @@ use std::{
     io,
     ops::Range,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -72,6 +75,12 @@ impl Budget {
         Ok(Self { threads: threads as usize, slab_bytes: slab as usize })
     }
 
+    /// Bytes of a ceiling that the workers leave, given the least bytes of the largest need.
+    pub(crate) fn spare_bytes(&self, largest_need: u64, max_bytes: u64) -> u64 {
+        let worker = largest_need.max(SLABS_PER_WORKER * self.slab_bytes as u64);
+        max_bytes.saturating_sub(worker.saturating_mul(self.threads as u64))
+    }
+
     /// The worker threads.
     ///
     /// # Errors
@@ -80,6 +89,27 @@ impl Budget {
         ThreadPoolBuilder::new().num_threads(self.threads).build().map_err(|source| {
             ErrorKind::File { path: PathBuf::from("worker threads"), source: io::Error::other(source) }.into()
         })
+    }
+}
+
+/// Memory that the workers leave, for results that are otherwise computed again.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(AtomicU64);
+
+impl Spare {
+    /// So many bytes.
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self(AtomicU64::new(bytes))
+    }
+
+    /// Takes `bytes`, where there are as many.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -93,12 +123,15 @@ pub(crate) struct Slabs<'a> {
     pub(crate) interrupt: &'a Interrupt,
     /// Read buffers.
     pub(crate) buffers: Pool<Vec<u8>>,
+    /// What else may be held.
+    pub(crate) spare: Spare,
 }
 
 impl<'a> Slabs<'a> {
     /// Slabs of the size that `budget` allows.
     pub(crate) fn new(budget: &Budget, progress: &'a dyn Progress, interrupt: &'a Interrupt) -> Self {
-        Self { slab_bytes: budget.slab_bytes, progress, interrupt, buffers: Pool::default() }
+        let spare = Spare::default();
+        Self { slab_bytes: budget.slab_bytes, progress, interrupt, buffers: Pool::default(), spare }
     }
 
     /// Runs `work` on slabs of rows in parallel, in the pool that the caller runs in, and returns the answers in
@@ -194,6 +227,18 @@ mod tests {
     fn few_large_needs_take_fewer_threads() {
         assert_eq!(Budget::divide([("m", 100 << 20)], 8, 256 << 20).unwrap().threads, 2);
         assert_eq!(Budget::divide([("m", 1)], 8, 256 << 20).unwrap().slab_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn what_the_workers_leave_is_lent_once() {
+        let budget = Budget::divide([("m", 1)], 2, 64 << 20).unwrap();
+        assert_eq!((budget.slab_bytes, budget.spare_bytes(1, 64 << 20)), (8 << 20, 16 << 20));
+        let large = Budget::divide([("m", 32 << 20)], 8, 64 << 20).unwrap();
+        assert_eq!((large.threads, large.spare_bytes(32 << 20, 64 << 20)), (2, 0));
+        let spare = Spare::of(10);
+        assert!(spare.take(7) && !spare.take(4) && spare.take(3));
+        spare.give_back(7);
+        assert!(spare.take(7));
     }
 
     #[test]

@@ -7,10 +7,14 @@ use compressed_tensors::{
     args::QuantizationStrategy,
     format::CompressionFormat,
     scheme::QuantizationScheme,
-    weight_compressor::{FirstPass, MinMax, SlabOutputs, SlabReport, WeightCompressor},
+    weight_compressor::{FirstPass, Given, MinMax, SlabOutputs, SlabReport, WeightCompressor},
 };
+use modifiers::observers::{SearchResult, WeightSearch};
 
-use super::options::Tolerance;
+use super::{
+    options::Tolerance,
+    search::{Searched, search_of},
+};
 use crate::{
     catalog::{Matrix, StoredModule},
     error::{ErrorKind, InContext, Result},
@@ -34,15 +38,18 @@ struct Member {
     replaced: Vec<String>,
     matrix: Matrix,
     compressor: WeightCompressor,
+    /// Where the observer searches.
+    search: Option<WeightSearch>,
     /// Full names of the compressor's outputs, in its order.
     names: Vec<String>,
 }
 
 /// What must be known of a whole weight before its rows are compressed.
-#[derive(Clone, Copy, Default)]
-struct Whole {
+#[derive(Default)]
+struct Whole<'a> {
     range: Option<MinMax>,
     global_scale: Option<f32>,
+    searched: Option<Searched<'a>>,
 }
 
 impl CompressModules {
@@ -63,13 +70,19 @@ impl CompressModules {
             let matrix = &module.matrix;
             let compressor = WeightCompressor::new(scheme, format, matrix.dtype, matrix.rows, matrix.cols)
                 .context(format!("module `{}`", module.name))?;
+            let search = match &scheme.weights {
+                Some(args) => search_of(args, matrix.dtype, [matrix.rows, matrix.cols])
+                    .context(format!("module `{}`", module.name))?,
+                None => None,
+            };
             let names: Vec<_> = compressor.outputs().iter().map(|it| format!("{}.{}", module.name, it.name)).collect();
             for (spec, name) in compressor.outputs().iter().zip(&names) {
                 let spec = TensorSpec { name: name.clone(), dtype: spec.dtype, shape: spec.shape.clone() };
                 outputs.push(PlannedTensor { spec, shard_idx: matrix.tensor().shard_idx });
             }
             let replaced = module.tensors.clone();
-            members.push(Member { module: module.name.clone(), replaced, matrix: matrix.clone(), compressor, names });
+            let (module, matrix) = (module.name.clone(), matrix.clone());
+            members.push(Member { module, replaced, matrix, compressor, search, names });
         }
         let name = modules.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join("+");
         Ok(Self { name, members, outputs, non_finite, outputs_pool: Arc::clone(outputs_pool) })
@@ -92,17 +105,11 @@ impl CompressModules {
         specs.filter_map(|it| it.dtype.byte_len(it.shape.iter().product())).map(|it| it as u64).sum()
     }
 
-    /// Ranges of the members that need one, each over its own weight.
-    fn scan(&self, worker: &Worker<'_>) -> Result<Vec<Whole>> {
-        let mut wholes = Vec::with_capacity(self.members.len());
-        for member in &self.members {
-            let mut whole = Whole::default();
-            if matches!(member.compressor.first_pass(), FirstPass::WholeRange) {
-                whole.range = Some(member.scan(worker)?);
-            }
-            wholes.push(whole);
-        }
-        let shared = wholes.iter().filter_map(|it| it.range).reduce(MinMax::merge);
+    /// What the members need to know of their whole weights; the global scale is that of all together.
+    fn scan<'a>(&'a self, worker: &'a Worker<'_>) -> Result<Vec<Whole<'a>>> {
+        let wholes: Result<Vec<Whole<'_>>> = self.members.iter().map(|it| it.whole(worker)).collect();
+        let mut wholes = wholes?;
+        let shared = wholes.iter().filter_map(Whole::shared_range).reduce(MinMax::merge);
         if let Some(shared) = shared {
             for (whole, member) in wholes.iter_mut().zip(&self.members) {
                 whole.global_scale = member.compressor.global_scale(&shared);
@@ -112,9 +119,21 @@ impl CompressModules {
     }
 }
 
+impl Whole<'_> {
+    fn shared_range(&self) -> Option<MinMax> {
+        self.searched.as_ref().map_or(self.range, Searched::range)
+    }
+}
+
 impl Member {
     fn quantum(&self) -> usize {
-        least_common_multiple(self.compressor.row_quantum(), self.matrix.row_quantum())
+        let searched = self.search.as_ref().map_or(1, WeightSearch::row_quantum);
+        least_common_multiple(least_common_multiple(self.compressor.row_quantum(), self.matrix.row_quantum()), searched)
+    }
+
+    /// Bytes of a row, and of what is found in it.
+    fn row_bytes(&self) -> usize {
+        self.matrix.row_bytes().saturating_add(self.search.as_ref().map_or(0, WeightSearch::row_bytes))
     }
 
     fn map_slabs<R: Send>(
@@ -122,12 +141,29 @@ impl Member {
         worker: &Worker<'_>,
         work: impl Fn(usize, &[u8]) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        worker.slabs.map(self.matrix.rows, self.matrix.row_bytes(), self.quantum(), |rows| {
+        worker.slabs.map(self.matrix.rows, self.row_bytes(), self.quantum(), |rows| {
             worker.slabs.buffers.with(|slab| {
                 self.matrix.read_rows(worker.source, rows.clone(), slab)?;
                 work(rows.start, slab)
             })
         })
+    }
+
+    fn whole<'a>(&'a self, worker: &'a Worker<'_>) -> Result<Whole<'a>> {
+        let mut whole = Whole::default();
+        let Some(search) = &self.search else {
+            if self.compressor.first_pass() == FirstPass::WholeRange {
+                whole.range = Some(self.scan(worker)?);
+            }
+            return Ok(whole);
+        };
+        if search.first_pass() == FirstPass::WholeRange {
+            whole.range = Some(self.scan(worker)?);
+        }
+        let shares_a_scale = self.compressor.global_scale(&MinMax::EMPTY).is_some();
+        let pass = |work: &(dyn Fn(usize, &[u8]) -> Result<()> + Sync)| self.map_slabs(worker, work).map(drop);
+        whole.searched = Some(Searched::new(search, whole.range.as_ref(), shares_a_scale, &worker.slabs.spare, pass)?);
+        Ok(whole)
     }
 
     fn scan(&self, worker: &Worker<'_>) -> Result<MinMax> {
@@ -138,16 +174,14 @@ impl Member {
     fn compress(
         &self,
         worker: &Worker<'_>,
-        whole: Whole,
+        whole: &Whole<'_>,
         pool: &Pool<SlabOutputs>,
         non_finite: Tolerance,
     ) -> Result<()> {
+        let one_scale = whole.searched.as_ref().and_then(Searched::whole);
         self.map_slabs(worker, |first_row, slab| {
             pool.with(|outputs| {
-                let report = self
-                    .compressor
-                    .compress_rows(first_row, slab, whole.range.as_ref(), whole.global_scale, outputs)
-                    .context(format!("module `{}`", self.module))?;
+                let report = self.compress_slab(first_row, slab, whole, one_scale.as_ref(), outputs)?;
                 if non_finite == Tolerance::Refuse {
                     self.check_finite(worker, &report)?;
                 }
@@ -160,11 +194,46 @@ impl Member {
                 Ok(())
             })
         })?;
-        let rest = self.compressor.finish(whole.range.as_ref(), whole.global_scale);
-        for (idx, bytes) in rest.context(format!("module `{}`", self.module))? {
+        let rest = match &one_scale {
+            Some(found) => self.compressor.finish_with(found.given(0, self.matrix.rows), whole.global_scale),
+            None if whole.searched.is_some() => {
+                self.compressor.finish_with(Given { scales: &[], zero_points: None }, whole.global_scale)
+            }
+            None => self.compressor.finish(whole.range.as_ref(), whole.global_scale),
+        };
+        for (idx, bytes) in rest.context(self.context())? {
             worker.writer.write_at(&self.names[idx], 0, &bytes)?;
         }
         Ok(())
+    }
+
+    fn compress_slab(
+        &self,
+        first_row: usize,
+        slab: &[u8],
+        whole: &Whole<'_>,
+        one_scale: Option<&SearchResult>,
+        outputs: &mut SlabOutputs,
+    ) -> Result<SlabReport> {
+        let compressor = &self.compressor;
+        let report = match &whole.searched {
+            None => compressor.compress_rows(first_row, slab, whole.range.as_ref(), whole.global_scale, outputs),
+            Some(searched) => {
+                let own = match one_scale {
+                    Some(_) => None,
+                    None => Some(searched.slab(first_row, slab, whole.global_scale)?),
+                };
+                let n_rows = slab.len() / self.matrix.row_bytes().max(1);
+                let given = own.as_ref().or(one_scale).map(|it| it.given(0, n_rows));
+                let given = given.unwrap_or(Given { scales: &[], zero_points: None });
+                compressor.compress_rows_with(first_row, slab, given, whole.global_scale, outputs)
+            }
+        };
+        report.context(self.context())
+    }
+
+    fn context(&self) -> String {
+        format!("module `{}`", self.module)
     }
 
     fn check_finite(&self, worker: &Worker<'_>, report: &SlabReport) -> Result<()> {
@@ -197,8 +266,11 @@ impl Unit for CompressModules {
         let least = |member: &Member| {
             let rows = member.quantum().min(member.matrix.rows);
             // The slab, what it becomes, and f32 working copies of one tile of rows.
-            let slab = member.matrix.row_bytes() as u64 * rows as u64;
-            3 * slab + member.matrix.scratch_bytes(rows)
+            let slab = member.row_bytes() as u64 * rows as u64;
+            let searched = member.search.as_ref().map_or(0, |it| it.row_quantum().min(rows) as u64);
+            // A search reads a tile of rows as f32, and one tile of it again.
+            let searched = searched * member.matrix.cols as u64 * 8;
+            3 * slab + searched + member.matrix.scratch_bytes(rows)
         };
         self.members.iter().map(least).max().unwrap_or(0)
     }
@@ -206,7 +278,7 @@ impl Unit for CompressModules {
     fn run(&self, worker: &Worker<'_>) -> Result<()> {
         let wholes = self.scan(worker)?;
         for (member, whole) in self.members.iter().zip(wholes) {
-            member.compress(worker, whole, &self.outputs_pool, self.non_finite)?;
+            member.compress(worker, &whole, &self.outputs_pool, self.non_finite)?;
         }
         Ok(())
     }

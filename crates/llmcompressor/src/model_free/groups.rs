@@ -9,8 +9,10 @@ use compressed_tensors::{
     format::{check_sound, infer_module_format},
     presets::preset,
     scheme::QuantizationScheme,
+    target::nearest_names,
 };
 use indexmap::IndexMap;
+use modifiers::observers::{OBSERVERS, find_observer, weight_observer};
 
 use super::options::{ModelFreeOptions, SchemeSource};
 use crate::error::{ErrorKind, InContext, Result};
@@ -71,6 +73,9 @@ impl Groups {
         if let Some(columns) = options.group_size {
             groups.set_group_size(columns)?;
         }
+        if let Some(observer) = &options.observer {
+            check_observer(observer)?;
+        }
         for (name, scheme) in &mut groups.schemes {
             prepare(scheme, options).context(format!("config group `{name}`"))?;
         }
@@ -103,6 +108,31 @@ impl Groups {
     }
 }
 
+/// Why an observer that takes importance is refused.
+const WITHOUT_DATA: &str =
+    "without calibration data, whose inputs weigh its errors (choose memoryless_mse, or use `oneshot`)";
+
+/// Refuses an option that names no observer, or one that needs data.
+fn check_observer(name: &str) -> Result<()> {
+    let refused = |expected: String| ErrorKind::Option { option: "--observer", found: format!("`{name}`"), expected };
+    match find_observer(name) {
+        Ok(entry) if entry.needs_inputs() => {
+            let expected = OBSERVERS.iter().filter(|it| !it.needs_inputs()).map(|it| it.name).collect::<Vec<_>>();
+            Err(refused(format!("an observer that needs no calibration data: {}", expected.join(", "))).into())
+        }
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let names = || OBSERVERS.iter().map(|it| it.name);
+            let nearest = nearest_names(name, names(), 3);
+            let expected = match &nearest[..] {
+                [] => format!("one of {}", names().collect::<Vec<_>>().join(", ")),
+                nearest => format!("an observer; nearest are {}", nearest.join(", ")),
+            };
+            Err(refused(expected).into())
+        }
+    }
+}
+
 /// Fills in what the run decides, refuses what it cannot do.
 fn prepare(scheme: &mut QuantizationScheme, options: &ModelFreeOptions) -> compressed_tensors::Result<()> {
     use compressed_tensors::ErrorKind::{InvalidField, Unsupported};
@@ -111,7 +141,16 @@ fn prepare(scheme: &mut QuantizationScheme, options: &ModelFreeOptions) -> compr
         return Err(InvalidField { field: "weights".to_owned(), found: "null".to_owned(), expected }.into());
     };
     if let Some(observer) = &options.observer {
+        if weights.observer.as_ref() != Some(observer) {
+            // They are those of the observer that is replaced.
+            weights.observer_kwargs.clear();
+        }
         weights.observer = Some(observer.clone());
+    }
+    let observer = weight_observer(weights)?.entry;
+    if observer.needs_inputs() {
+        let what = format!("observer `{}` {WITHOUT_DATA}", observer.name);
+        return Err(Unsupported { what }.into());
     }
     for (field, args) in
         [("input_activations", &scheme.input_activations), ("output_activations", &scheme.output_activations)]

@@ -9,6 +9,7 @@ mod options;
 mod plan;
 mod remainder;
 mod report;
+mod search;
 mod selection;
 mod shapes;
 

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use checkpoint::Source;
 use compressed_tensors::format::infer_module_format;
 use indexmap::IndexMap;
+use modifiers::observers::weight_observer;
 use serde_json::Value;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, StoredModule},
-    error::Result,
+    error::{InContext, Result},
     rewrite::{CopyTensor, DensifyModule, SplitTensor, Unit},
 };
 
@@ -53,6 +54,9 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
     let outputs_pool = Arc::default();
     for (idx, (name, scheme)) in groups.schemes.iter().enumerate() {
         let modules = chosen(idx);
+        let observer =
+            scheme.weights.as_ref().map(weight_observer).transpose().context(format!("config group `{name}`"))?;
+        warnings.extend(observer.and_then(|it| it.warning));
         warnings.extend(check_groups(name, scheme, &modules, options.unservable)?);
         let format = scheme.format.unwrap_or_else(|| infer_module_format("Linear", scheme));
         let members = if CompressModules::shares_a_scale(scheme) {

@@ -17,7 +17,7 @@ use super::{Unit, Worker, shards::plan_shards};
 use crate::{
     ExitCode, Interrupt, Progress,
     error::{Error, ErrorKind, Result},
-    slabs::{Budget, Slabs},
+    slabs::{Budget, Slabs, Spare},
 };
 
 /// Input bytes between two commits: small enough to lose little, large enough that syncing is rare.
@@ -133,7 +133,9 @@ impl Rewrite<'_> {
     /// Runs `pending` in batches; while one is computed the one before it is brought to the disk.
     fn process(&self, pending: &[&dyn Unit], budget: &Budget, writer: &Writer, progress: &dyn Progress) -> Result<()> {
         let pool = budget.thread_pool()?;
-        let slabs = Slabs::new(budget, progress, &self.settings.interrupt);
+        let largest = self.units.iter().map(|it| it.least_bytes()).max().unwrap_or(0);
+        let spare = Spare::of(budget.spare_bytes(largest, self.settings.max_memory_bytes));
+        let slabs = Slabs { spare, ..Slabs::new(budget, progress, &self.settings.interrupt) };
         let worker = Worker { source: self.source, writer, slabs };
         thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel::<Vec<UnitCommit>>(1);
