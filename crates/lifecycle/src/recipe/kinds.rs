@@ -54,7 +54,7 @@ impl FieldKind {
     }
 
     /// What the field takes, in words.
-    pub(super) fn expected(&self) -> String {
+    pub fn expected(&self) -> String {
         match self {
             Self::Bool => "true or false".to_owned(),
             Self::Int => "a whole number".to_owned(),

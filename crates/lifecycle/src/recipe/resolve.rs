@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Result,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Place},
     matching::{Matched, match_modules},
     model::ModuleStore,
     modifier::{Fields, Modifier},
@@ -185,7 +185,26 @@ impl PlannedModifier {
         (self.spec.build)(&self.fields).map_err(|error| self.entry.locate(error))
     }
 
+    /// Whether the recipe says this field itself, instead of leaving its default.
+    pub fn is_written(&self, field: &str) -> bool {
+        self.entry.fields.contains_key(field)
+    }
+
+    /// Where it stands, if it was read from a text.
+    pub fn place(&self) -> Option<&Place> {
+        self.entry.place.as_ref()
+    }
+
+    /// A fault of this modifier at its line, or at that of the field it names, unless it has a place already.
+    pub fn locate(&self, error: Error) -> Error {
+        self.entry.locate(error)
+    }
+
     /// The fields that a saved recipe shows: no nulls, no names that end in `_`, no group.
+    pub fn saved_fields(&self) -> Fields {
+        self.saved_entry().fields
+    }
+
     fn saved_entry(&self) -> ModifierEntry {
         let mut fields = self.fields.clone();
         fields.retain(|name, value| !value.is_null() && !name.ends_with('_') && name != "group");
@@ -223,17 +242,19 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
-    /// One paragraph a modifier: what it is, where it stands, and its fields as YAML.
+impl fmt::Display for PlannedModifier {
+    /// What it is, where it stands, and its fields as YAML, indented.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, modifier) in self.modifiers.iter().enumerate() {
-            let data = if modifier.needs_data() { "needs data" } else { "no data" };
-            let PlannedModifier { stage, group, spec, .. } = modifier;
-            writeln!(f, "{}. {} ({data}), stage {stage}, group {group}", position + 1, spec.name)?;
-            for line in to_yaml(&modifier.saved_entry().fields).lines() {
-                writeln!(f, "   {line}")?;
-            }
-        }
-        Ok(())
+        let data = if self.needs_data() { "needs data" } else { "no data" };
+        writeln!(f, "{} ({data}), stage {}, group {}", self.spec.name, self.stage, self.group)?;
+        to_yaml(&self.saved_fields()).lines().try_for_each(|line| writeln!(f, "   {line}"))
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One paragraph a modifier, in the order of execution.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut modifiers = self.modifiers.iter().enumerate();
+        modifiers.try_for_each(|(position, modifier)| write!(f, "{}. {modifier}", position + 1))
     }
 }

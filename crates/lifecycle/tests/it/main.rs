@@ -9,6 +9,7 @@ mod legacy;
 mod lifecycle;
 mod loggers;
 mod modifier_traces;
+mod names;
 mod old_event_lifecycles;
 mod recipes;
 mod round_trip;
