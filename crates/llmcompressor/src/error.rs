@@ -97,7 +97,7 @@ pub enum ErrorKind {
         nearest: Vec<String>,
     },
     /// A name that no registry has.
-    #[error("`{name}` is no scheme, format, converter or observer{}", nearest_text(nearest))]
+    #[error("`{name}` is no scheme, format, converter, observer or modifier{}", nearest_text(nearest))]
     UnknownName {
         /// The name.
         name: String,

@@ -1,11 +1,18 @@
 //! The names that exist, and a page about each, from the registries themselves.
 
 use compressed_tensors::{codec::CODECS, converters::CONVERTERS, presets::PRESETS};
+use lifecycle::recipe::{FieldSpec, ModifierSpec};
+use modifiers::{
+    MODIFIERS,
+    observers::{Memory, OBSERVERS, ObserverEntry},
+};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::{
     ExitCode,
     error::{ErrorKind, Result},
+    recipes::own_fields,
 };
 
 /// What can be listed.
@@ -17,15 +24,18 @@ pub enum Topic {
     Formats,
     /// Converters between formats.
     Converters,
-    /// Weight observers.
+    /// Observers of weights and activations.
     Observers,
+    /// Modifiers that recipes name.
+    Modifiers,
     /// Exit codes of the command.
     ExitCodes,
 }
 
 impl Topic {
     /// Every topic with entries that [`explain`] knows.
-    const EXPLAINED: &'static [Self] = &[Self::Schemes, Self::Formats, Self::Converters, Self::Observers];
+    const EXPLAINED: &'static [Self] =
+        &[Self::Schemes, Self::Formats, Self::Converters, Self::Observers, Self::Modifiers];
 
     fn noun(self) -> &'static str {
         match self {
@@ -33,6 +43,7 @@ impl Topic {
             Self::Formats => "format",
             Self::Converters => "converter",
             Self::Observers => "observer",
+            Self::Modifiers => "modifier",
             Self::ExitCodes => "exit code",
         }
     }
@@ -57,7 +68,7 @@ pub struct Page {
     /// What it does.
     pub text: String,
     /// Its definition, where it is data.
-    pub definition: Option<serde_json::Value>,
+    pub definition: Option<Value>,
 }
 
 impl Page {
@@ -106,13 +117,51 @@ fn pages(topic: Topic) -> Vec<Page> {
             .collect(),
         Topic::Formats => CODECS.iter().map(|it| page(it.name(), it.page(), None)).collect(),
         Topic::Converters => CONVERTERS.iter().map(|it| page(it.name, it.page, None)).collect(),
-        Topic::Observers => Vec::new(),
+        Topic::Observers => {
+            OBSERVERS.iter().map(|it| page(it.name, &observer_text(it), Some(observer_definition(it)))).collect()
+        }
+        Topic::Modifiers => MODIFIERS.iter().map(|it| page(it.name, &modifier_text(it), None)).collect(),
         Topic::ExitCodes => ExitCode::ALL.iter().map(|it| page(&it.code().to_string(), it.meaning(), None)).collect(),
     }
 }
 
+fn observer_text(entry: &ObserverEntry) -> String {
+    let memory = match entry.memory {
+        Memory::None => "Each batch counts by itself",
+        Memory::All => "The widest range of all batches counts",
+        Memory::Average => "Batches are joined by a moving average",
+    };
+    let data = if entry.needs_inputs() { " It needs calibration data." } else { "" };
+    format!("{}. {memory}.{data}", entry.doc)
+}
+
+/// Kwargs with their defaults, and what the name stands for.
+fn observer_definition(entry: &ObserverEntry) -> Value {
+    let mut kwargs = Map::new();
+    for name in entry.known_kwargs() {
+        kwargs.insert(name.to_owned(), entry.default_of(name));
+    }
+    let mut definition = json!({"kwargs": kwargs});
+    if let Some(target) = entry.alias_of {
+        definition["alias_of"] = target.into();
+    }
+    definition
+}
+
+fn modifier_text(spec: &ModifierSpec) -> String {
+    let fields: Vec<FieldSpec> = own_fields(spec);
+    let width = fields.iter().map(|it| it.name.len()).max().unwrap_or(0);
+    let mut text = format!("{}\n\nfields:", spec.doc);
+    for field in fields {
+        let (name, takes) = (field.name, field.kind.expected());
+        let default = field.default.map_or_else(|| "required".to_owned(), |it| format!("default {it}"));
+        text.push_str(&format!("\n  {name:width$}  {takes}; {default}\n  {:width$}  {}", "", field.doc));
+    }
+    text
+}
+
 fn first_sentence(text: &str) -> String {
-    text.split_inclusive(". ").next().unwrap_or(text).trim_end().to_owned()
+    text.lines().next().unwrap_or(text).split_inclusive(". ").next().unwrap_or(text).trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod model_free;
 mod names;
 pub mod oneshot;
 mod progress;
+pub mod recipes;
 mod rewrite;
 mod slabs;
 mod source;

@@ -8,7 +8,7 @@ use crate::{
     printer,
 };
 
-/// Explain a scheme, format, converter or observer by name
+/// Explain a scheme, format, converter, observer or modifier by name
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The name, as `list` prints it

@@ -11,7 +11,7 @@ use crate::{
     printer,
 };
 
-/// List the names of schemes, formats, converters, observers and exit codes
+/// List the names of schemes, formats, converters, observers, modifiers and exit codes
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// What to list
@@ -27,8 +27,10 @@ enum What {
     Formats,
     /// Converters between formats
     Converters,
-    /// Weight observers
+    /// Observers of weights and activations
     Observers,
+    /// Modifiers that recipes name
+    Modifiers,
     /// Exit codes of this command
     ExitCodes,
 }
@@ -40,6 +42,7 @@ impl From<What> for Topic {
             What::Formats => Self::Formats,
             What::Converters => Self::Converters,
             What::Observers => Self::Observers,
+            What::Modifiers => Self::Modifiers,
             What::ExitCodes => Self::ExitCodes,
         }
     }

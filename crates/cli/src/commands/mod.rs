@@ -7,6 +7,7 @@ mod inspect;
 mod list;
 mod model_free_ptq;
 mod oneshot;
+mod recipe;
 mod verify;
 
 use clap::Subcommand;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Eval(eval::Options),
     Inspect(inspect::Options),
     Verify(verify::Options),
+    Recipe(recipe::Options),
     List(list::Options),
     Explain(explain::Options),
 }
@@ -37,6 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Eval(options) => eval::run(options, global),
         Command::Inspect(options) => inspect::run(options, global),
         Command::Verify(options) => verify::run(options, global),
+        Command::Recipe(options) => recipe::run(options, global),
         Command::List(options) => list::run(&options, global),
         Command::Explain(options) => explain::run(&options, global),
     }
