@@ -9,7 +9,7 @@ use crate::{
     Committer, ModifierData, Times, Waves,
     error::{Error, Result},
     times::timed,
-    waves::Declared,
+    waves::declared,
 };
 
 /// A run without data.
@@ -34,9 +34,7 @@ impl DataFree {
     ) -> Result<Times, C::Error> {
         let mut times = Times::default();
         lifecycle.signal(Signal::CalibrationStart).map_err(Error::from)?;
-        let store = lifecycle.state.model().map_err(Error::from)?;
-        let declared = lifecycle.modifiers().iter().map(|it| Declared::of(it.modifier(), &self.model, store));
-        let declared = declared.collect::<Result<Vec<_>>>()?;
+        let declared = declared(lifecycle, &self.model)?;
         let written: BTreeSet<_> = declared.into_iter().flat_map(|it| it.writes).collect();
         for wave in &Waves::by_parent(&self.model, &written).waves {
             committer.check()?;

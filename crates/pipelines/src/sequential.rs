@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     listen::Listener,
     times::timed,
-    waves::{Declared, extent_for},
+    waves::{Declared, declared, extent_for},
 };
 
 /// A batch of calibration data.
@@ -61,12 +61,7 @@ impl Sequential {
     /// # Errors
     /// Targets that match nothing, a model that cannot be traced.
     pub fn waves(&self, lifecycle: &CompressionLifecycle, inputs: TraceInputs) -> Result<Waves> {
-        Waves::of(&self.model, &self.declared(lifecycle)?, self.partition, inputs)
-    }
-
-    fn declared(&self, lifecycle: &CompressionLifecycle) -> Result<Vec<Declared>> {
-        let store = lifecycle.state.model()?;
-        lifecycle.modifiers().iter().map(|it| Declared::of(it.modifier(), &self.model, store)).collect()
+        Waves::of(&self.model, &declared(lifecycle, &self.model)?, self.partition, inputs)
     }
 
     /// Runs batches through the model up to the last wave that concerns somebody, and commits wave by wave.
@@ -82,10 +77,10 @@ impl Sequential {
         let is_masked = batches.iter().any(|it| it.mask.is_some());
         let inputs = if is_masked { TraceInputs::IdsAndMask } else { TraceInputs::Ids };
         lifecycle.signal(Signal::CalibrationStart).map_err(Error::from)?;
-        let declared = self.declared(lifecycle)?;
-        let Waves { kind, waves } = Waves::of(&self.model, &declared, self.partition, inputs)?;
+        let declarations = declared(lifecycle, &self.model)?;
+        let Waves { kind, waves } = Waves::of(&self.model, &declarations, self.partition, inputs)?;
         let concerns = |wave: &Wave| {
-            committer.concerns(wave) || declared.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0))
+            committer.concerns(wave) || declarations.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0))
         };
         let last = waves.iter().rposition(concerns);
         let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
@@ -97,7 +92,8 @@ impl Sequential {
             let named = inputs.names().iter().map(|it| (*it).to_owned()).zip(values).collect();
             boundaries.update(idx, &IndexSet::new(), named, &self.engine.budget)?;
         }
-        let mut course = Course { declared, kind, boundaries, n_batches, times: Times::default(), lifecycle };
+        let mut course =
+            Course { declared: declarations, kind, boundaries, n_batches, times: Times::default(), lifecycle };
         let mut snapshot = None;
         for wave in &waves {
             let is_last = last.is_none_or(|it| wave.index >= it);

@@ -99,6 +99,12 @@ impl Declared {
     }
 }
 
+/// What all modifiers of a lifecycle declare, in order.
+pub(crate) fn declared(lifecycle: &lifecycle::CompressionLifecycle, model: &Model) -> Result<Vec<Declared>> {
+    let store = lifecycle.state.model()?;
+    lifecycle.modifiers().iter().map(|it| Declared::of(it.modifier(), model, store)).collect()
+}
+
 impl Waves {
     /// Cuts a model for modifiers.
     pub(crate) fn of(model: &Model, declared: &[Declared], partition: Partition, inputs: TraceInputs) -> Result<Self> {

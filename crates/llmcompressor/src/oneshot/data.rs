@@ -14,6 +14,8 @@ pub(super) struct Data {
     pub(super) batches: Vec<CalibrationBatch>,
     pub(super) n_samples: usize,
     pub(super) n_tokens: usize,
+    /// Most tokens of a batch, padding included.
+    pub(super) batch_tokens: u64,
     /// Hash of all ids and masks.
     pub(super) fingerprint: String,
     pub(super) notes: Vec<String>,
@@ -48,8 +50,10 @@ pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engi
     let mut digest = blake3::Hasher::new();
     let mut batches = Vec::with_capacity(rows.len());
     let mut n_all = 0;
+    let mut batch_tokens = 0;
     for (ids, mask, shape) in rows {
         let mask = is_padded.then(|| mask.unwrap_or_else(|| vec![1; ids.len()]));
+        batch_tokens = batch_tokens.max(ids.len() as u64);
         n_all += mask.as_ref().map_or(ids.len(), |it| it.iter().filter(|it| **it != 0).count());
         for extent in shape {
             digest.update(&(extent as u64).to_le_bytes());
@@ -60,5 +64,6 @@ pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engi
         let tensor = |values: Vec<i64>| engine.budget.tensor(values, &shape).map_err(models::Error::from);
         batches.push(CalibrationBatch { ids: tensor(ids)?, mask: mask.map(tensor).transpose()? });
     }
-    Ok(Data { batches, n_samples, n_tokens: n_all, fingerprint: digest.finalize().to_hex().to_string(), notes })
+    let fingerprint = digest.finalize().to_hex().to_string();
+    Ok(Data { batches, n_samples, n_tokens: n_all, batch_tokens, fingerprint, notes })
 }

@@ -2,6 +2,7 @@
 
 mod commit;
 mod data;
+mod memory;
 mod options;
 mod plan;
 mod report;
@@ -11,8 +12,8 @@ use std::{sync::Arc, time::Instant};
 
 use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, TensorSpec, Treatment, UnitCommit, Writer};
 use compressed_tensors::config::{FORMAT_VERSION, QuantizationConfig, write_section};
-use indexmap::IndexMap;
-use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate};
+use indexmap::{IndexMap, IndexSet};
+use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate, recipe::Role};
 use models::{Model, ModelOptions};
 use modifiers::MODIFIERS;
 use pipelines::{
@@ -20,7 +21,7 @@ use pipelines::{
     choice::{PipelineKind, choose_pipeline},
 };
 use serde_json::Value;
-use tensor::{Budget as Memory, DType, Engine, Routing};
+use tensor::{DType, Engine, Routing};
 
 pub use options::{OneshotOptions, Partition, RecipeSource};
 pub use report::{OneshotReport, QuantizedWeight};
@@ -51,8 +52,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let source = Arc::new(open_source(&options.model)?);
     refuse_compressed(&source)?;
     let model = Arc::new(Model::open(Arc::clone(&source), ModelOptions { dtype: options.compute.dtype() })?);
-    let memory = options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited);
-    let engine = Engine::new(memory);
+    let engine = Engine::new(memory::budget(options));
     let mut lifecycle = CompressionLifecycle::new(Registry::new(MODIFIERS));
     let state = StateUpdate {
         model: Some(Box::new(ModelStore::new(Arc::clone(&model), engine.clone())?)),
@@ -97,6 +97,13 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         ("numerics profile".to_owned(), engine.profile.isa().name().to_owned()),
         ("tool".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
+    let run = Run::new(options, &model, &engine, data.is_some());
+    let needs = match (&run, &data) {
+        (Run::Sequential(it), Some(data)) => it.needs(&lifecycle, data.batch_tokens, data.n_tokens as u64)?,
+        (Run::Sequential(it), None) => it.needs(&lifecycle, 0, 0)?,
+        (Run::DataFree(it), _) => it.needs(&lifecycle)?,
+    };
+    memory::check(options, &needs)?;
     let opened = Writer::open_or_resume(&OutputPlan {
         dir: options.output.clone(),
         shards: plan.shards.clone(),
@@ -117,6 +124,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         n_tokens: data.as_ref().map_or(0, |it| it.n_tokens),
         quantized: quantized(&plan),
         rewritten: plan.modules.values().flat_map(|it| &it.dense).map(|it| it.name.clone()).collect(),
+        transformed: transformed(&lifecycle)?,
         modules: Vec::new(),
         n_copied_tensors: plan.copied.len(),
         warnings,
@@ -139,19 +147,13 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     progress.begin("compressing", plan.modules.values().map(plan::PlannedModule::input_bytes).sum());
     let outcome = pool.install(|| {
         let mut committer = OutputCommitter::new(&plan.modules, &writer, progress, &options.interrupt);
-        let times = match data {
-            None => DataFree { model: Arc::clone(&model) }.run(&mut lifecycle, &mut committer)?,
-            Some(data) => {
-                let all = options.data.moe_calibrate_all_experts;
-                let sequential = Sequential {
-                    model: Arc::clone(&model),
-                    engine: engine.clone(),
-                    partition: options.partition,
-                    routing: if all { Routing::All } else { Routing::Chosen },
-                    spill: None,
-                };
-                sequential.run(&mut lifecycle, data.batches, &mut committer)?
+        let times = match (run, data) {
+            (Run::Sequential(mut it), Some(data)) => {
+                it.spill = memory::spill(options, &needs, &writer)?;
+                it.run(&mut lifecycle, data.batches, &mut committer)?
             }
+            (Run::Sequential(it), None) => it.run(&mut lifecycle, Vec::new(), &mut committer)?,
+            (Run::DataFree(it), _) => it.run(&mut lifecycle, &mut committer)?,
         };
         lifecycle.finalize()?;
         Ok((times, committer.said))
@@ -187,6 +189,24 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         config: Some(model_config(&source, plan.config.as_ref())),
     })?;
     Ok(report)
+}
+
+/// The pipeline of a run.
+enum Run {
+    Sequential(Sequential),
+    DataFree(DataFree),
+}
+
+impl Run {
+    fn new(options: &OneshotOptions, model: &Arc<Model>, engine: &Engine, has_data: bool) -> Self {
+        let model = Arc::clone(model);
+        if !has_data {
+            return Self::DataFree(DataFree { model });
+        }
+        let routing = if options.data.moe_calibrate_all_experts { Routing::All } else { Routing::Chosen };
+        let (engine, partition) = (engine.clone(), options.partition);
+        Self::Sequential(Sequential { model, engine, partition, routing, spill: None })
+    }
 }
 
 fn recipe(source: &RecipeSource) -> Result<RecipeInput> {
@@ -233,6 +253,19 @@ fn quantized(plan: &Plan) -> Vec<QuantizedWeight> {
         Some(QuantizedWeight { module: it.name.clone(), format, shape })
     };
     plan.modules.values().filter_map(one).collect()
+}
+
+/// Modules that something else than a quantizer writes to, so that they are no approximation of the source's.
+fn transformed(lifecycle: &CompressionLifecycle) -> Result<Vec<String>> {
+    let model = lifecycle.state.model()?;
+    let mut names = IndexSet::new();
+    for modifier in lifecycle.modifiers().iter().map(|it| it.modifier()) {
+        let spec = lifecycle.registry().get(modifier.type_name());
+        if spec.is_none_or(|it| it.role != Role::Quantizer) {
+            names.extend(modifier.writes(model)?);
+        }
+    }
+    Ok(names.into_iter().collect())
 }
 
 /// Copies what no modifier writes.

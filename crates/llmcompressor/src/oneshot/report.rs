@@ -31,6 +31,8 @@ pub struct OneshotReport {
     pub quantized: Vec<QuantizedWeight>,
     /// Dense tensors that were written anew.
     pub rewritten: Vec<String>,
+    /// Modules that a transform writes to: they are no approximation of the source's.
+    pub transformed: Vec<String>,
     /// What modifiers say, wave by wave.
     pub modules: Vec<Value>,
     /// Tensors copied bit for bit.

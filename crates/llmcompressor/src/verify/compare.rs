@@ -4,6 +4,7 @@ use std::{collections::HashSet, fs, io::Read, path::Path};
 
 use checkpoint::{Source, TensorEntry};
 use compressed_tensors::{numbers::read_f32, scheme::QuantizationScheme};
+use serde::Deserialize;
 
 use super::{FaultKind, ModuleCheck, Verdict};
 use crate::{
@@ -21,6 +22,24 @@ struct Distance {
     n_non_finite: usize,
 }
 
+/// What a run says of itself: tensors that are not the source's on purpose.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    /// Dense tensors that were written anew.
+    rewritten: HashSet<String>,
+    /// Modules that are no approximation of the source's.
+    transformed: HashSet<String>,
+}
+
+impl Told {
+    /// From the report of an output; nothing is told where there is none, or one of another kind.
+    fn by(output: &Source) -> Self {
+        let report = fs::read(output.dir().join("report.json")).ok();
+        report.and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default()
+    }
+}
+
 pub(super) fn check(
     source: &Source,
     output: &Source,
@@ -29,6 +48,7 @@ pub(super) fn check(
     verdict: &mut Verdict,
 ) -> Result<()> {
     let source_catalog = Catalog::of(source)?;
+    let told = Told::by(output);
     let total: u64 = source.tensors().map(TensorEntry::n_bytes).sum();
     slabs.progress.begin("comparing", total);
     let mut explained: HashSet<&str> = HashSet::new();
@@ -39,12 +59,15 @@ pub(super) fn check(
         if is_copy(module, made, output_catalog) {
             continue;
         }
-        compare_module(source, output, module, made, slabs, verdict)?;
+        compare_module(source, output, module, made, &told, slabs, verdict)?;
     }
     // The fault of a module that cannot be read is named already; its tensors would only repeat it.
     let unreadable: HashSet<&str> = output_catalog.unreadable.iter().map(|it| it.0.as_str()).collect();
     let is_named = |tensor: &str| tensor.rsplit_once('.').is_some_and(|it| unreadable.contains(it.0));
     for entry in source.tensors().filter(|it| !is_named(&it.name)) {
+        if told.rewritten.contains(&entry.name) && check_rewritten(output, entry, verdict)? {
+            continue;
+        }
         compare_tensor(source, output, entry, &source_catalog, output_catalog, slabs, verdict)?;
     }
     let split: HashSet<&str> =
@@ -72,6 +95,7 @@ fn compare_module(
     output: &Source,
     from: &StoredModule,
     made: &StoredModule,
+    told: &Told,
     slabs: &Slabs<'_>,
     verdict: &mut Verdict,
 ) -> Result<()> {
@@ -108,7 +132,7 @@ fn compare_module(
     if whole.n_non_finite > 0 {
         let text = format!("{} values are NaN or infinite where the source is finite", whole.n_non_finite);
         verdict.fault(FaultKind::Distance, made.name.clone(), text);
-    } else if sqnr_db.is_some_and(|db| db < 0.0) {
+    } else if sqnr_db.is_some_and(|db| db < 0.0) && !told.transformed.contains(&made.name) {
         let text = format!("its error is larger than the weight itself (SQNR {:.2} dB)", sqnr_db.unwrap_or_default());
         verdict.fault(FaultKind::Distance, made.name.clone(), text);
     }
@@ -138,6 +162,24 @@ fn distance(x: &[f32], y: &[f32]) -> Distance {
         sum.max_error = sum.max_error.max(error.abs());
     }
     sum
+}
+
+/// A dense tensor that was written anew: it has the source's type and shape and no value that is not finite. False where it is
+/// absent.
+fn check_rewritten(output: &Source, entry: &TensorEntry, verdict: &mut Verdict) -> Result<bool> {
+    let Some(made) = output.get(&entry.name) else { return Ok(false) };
+    if made.dtype != entry.dtype || made.shape != entry.shape {
+        let text = format!("it is {} {:?}, the source's {} {:?}", made.dtype, made.shape, entry.dtype, entry.shape);
+        verdict.fault(FaultKind::Changed, entry.name.clone(), text);
+        return Ok(true);
+    }
+    let mut values = vec![0.0; made.shape.iter().product()];
+    read_f32(made.dtype, &output.read(made)?, &mut values).context(&entry.name)?;
+    let count = values.iter().filter(|it| !it.is_finite()).count();
+    if count > 0 {
+        verdict.fault(FaultKind::Distance, entry.name.clone(), format!("{count} values are NaN or infinite"));
+    }
+    Ok(true)
 }
 
 /// A tensor of the source that is not part of a compressed weight.

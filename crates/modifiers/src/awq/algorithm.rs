@@ -5,6 +5,7 @@ use compressed_tensors::{
     numbers::Float,
     scales::global_scale,
 };
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use crate::{
@@ -326,6 +327,8 @@ impl LossSum {
 
 /// Columns of a lane group in [`Gram::loss`].
 const LANES: usize = 8;
+/// Rows of a weight that are judged together.
+const LOSS_ROWS: usize = 16;
 
 /// Second moments of a linear's inputs in f64, upper triangle: the exact loss of any weight without a token.
 ///
@@ -359,13 +362,14 @@ impl Gram {
         }
         let counts = |token: usize| mask.is_none_or(|it| it[token]);
         self.n_tokens += (0..n_tokens).filter(|it| counts(*it)).count() as u64;
+        let arch = Arch::new();
         // A block of tokens stays in cache while all rows take it.
         for (block, tokens) in tokens.chunks(64 * cols).enumerate() {
+            let wide: Vec<f64> = tokens.iter().map(|it| f64::from(*it)).collect();
             self.sum.par_chunks_mut(cols).enumerate().for_each(|(i, row)| {
-                for (t, x) in tokens.chunks_exact(cols).enumerate() {
+                for (t, x) in wide.chunks_exact(cols).enumerate() {
                     if counts(block * 64 + t) {
-                        let xi = f64::from(x[i]);
-                        row[i..].iter_mut().zip(&x[i..]).for_each(|(sum, &xj)| *sum += xi * f64::from(xj));
+                        arch.dispatch(AddScaled { sum: &mut row[i..], x: &x[i..], by: x[i] });
                     }
                 }
             });
@@ -400,12 +404,17 @@ impl Gram {
         check_len("weight", original.len(), &[rows, cols])?;
         check_len("a candidate's weight", candidate.len(), &[rows, cols])?;
         let mut per_row = vec![0.0f64; rows];
-        let pairs = original.par_chunks_exact(cols.max(1)).zip(candidate.par_chunks_exact(cols.max(1)));
-        per_row.par_iter_mut().zip(pairs).for_each(|(loss, (a, b))| {
+        let block = cols.max(1) * LOSS_ROWS;
+        let pairs = original.par_chunks(block).zip(candidate.par_chunks(block));
+        let arch = Arch::new();
+        // A row of moments stays in cache while a block of weights takes it.
+        per_row.par_chunks_mut(LOSS_ROWS).zip(pairs).for_each(|(losses, (a, b))| {
             let d: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
             for (i, row) in self.sum.chunks_exact(cols).enumerate() {
-                let beyond = dot(&row[i + 1..], &d[i + 1..]);
-                *loss += d[i] * (row[i] * d[i] + 2.0 * beyond);
+                for (loss, d) in losses.iter_mut().zip(d.chunks_exact(cols)) {
+                    let beyond = arch.dispatch(Dot(&row[i + 1..], &d[i + 1..]));
+                    *loss += d[i] * (row[i] * d[i] + 2.0 * beyond);
+                }
             }
         });
         Ok(per_row.iter().sum::<f64>() / (self.n_tokens as f64 * rows as f64))
@@ -413,14 +422,39 @@ impl Gram {
 }
 
 /// A sum in a fixed order that vector registers can follow.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let (chunks_a, rest_a) = a.as_chunks::<LANES>();
-    let (chunks_b, rest_b) = b.as_chunks::<LANES>();
-    for (a, b) in chunks_a.iter().zip(chunks_b) {
-        for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
+struct Dot<'a>(&'a [f64], &'a [f64]);
+
+impl NullaryFnOnce for Dot<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let mut lanes = [0.0f64; LANES];
+        let (chunks_a, rest_a) = self.0.as_chunks::<LANES>();
+        let (chunks_b, rest_b) = self.1.as_chunks::<LANES>();
+        for (a, b) in chunks_a.iter().zip(chunks_b) {
+            for lane in 0..LANES {
+                lanes[lane] += a[lane] * b[lane];
+            }
+        }
+        lanes.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
+    }
+}
+
+/// Adds a multiple of a row, each element for itself.
+struct AddScaled<'a> {
+    sum: &'a mut [f64],
+    x: &'a [f64],
+    by: f64,
+}
+
+impl NullaryFnOnce for AddScaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (sum, x) in self.sum.iter_mut().zip(self.x) {
+            *sum += self.by * x;
         }
     }
-    lanes.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
 }

@@ -254,12 +254,15 @@ impl Modifier for GptqModifier {
 
     fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
         self.targets = self.config.quantization.targets_in(state.model()?)?;
-        self.targets.publish(state);
         for (name, target) in self.targets.modules() {
             if let Some(args) = &target.scheme.weights {
                 self.config.order(args).map_err(|e| e.at(name))?;
             }
         }
+        if let Some(order) = self.config.actorder {
+            self.targets.set_order(order);
+        }
+        self.targets.publish(state);
         Ok(true)
     }
 

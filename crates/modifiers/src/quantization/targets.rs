@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use compressed_tensors::{
     Array, DType,
-    args::{Dynamic, QuantizationArgs, QuantizationStrategy},
+    args::{ActivationOrdering, Dynamic, QuantizationArgs, QuantizationStrategy},
     config::{QuantizationConfig, SchemeTable},
     fused::fused_sets,
-    kv_cache::is_cached_attention,
+    kv_cache::{cache_scheme, is_cached_attention},
     minmax::{MinMaxObserver, Running},
     numbers::{Float, write_f32},
     quantize::{Qparams, ScaleMap},
@@ -117,6 +117,17 @@ impl Targets {
         for (name, target) in &self.modules {
             state.schemes.insert(name.clone(), target.scheme.clone());
         }
+        if let Some(args) = &self.kv_args {
+            for name in &self.attentions {
+                state.schemes.insert(name.clone(), cache_scheme(args.clone()));
+            }
+        }
+    }
+
+    /// Writes into the schemes in which order columns are visited.
+    pub(crate) fn set_order(&mut self, order: ActivationOrdering) {
+        let weights = self.modules.values_mut().filter_map(|it| it.scheme.weights.as_mut());
+        weights.for_each(|it| it.actorder = Some(order));
     }
 
     /// Ignore patterns that match nothing: something to warn of.
