@@ -28,6 +28,12 @@ impl Tensor {
         Self::new(name, "BF16", shape, values.iter().flat_map(|it| bf16_bytes(*it)).collect())
     }
 
+    /// A bf16 tensor times a power of two.
+    fn scaled(self, factor: f32) -> Self {
+        let values: Vec<f32> = bf16_values(&self.data).iter().map(|it| it * factor).collect();
+        Self::bf16_of(&self.name, &self.shape, &values)
+    }
+
     pub(crate) fn f32(name: &str, shape: &[usize], values: &[f32]) -> Self {
         Self::new(name, "F32", shape, values.iter().flat_map(|it| it.to_le_bytes()).collect())
     }
@@ -126,7 +132,8 @@ pub(crate) fn with_header(header: &str, data: impl IntoIterator<Item = u8>) -> V
     file
 }
 
-/// A Llama of one layer, 128 wide: every preset's groups divide its columns.
+/// A Llama of one layer, 128 wide: every preset's groups divide its columns, and weights that engines fuse differ
+/// in their range.
 pub(crate) fn llama() -> Checkpoint {
     llama_sized(1, 128, 256)
 }
@@ -137,12 +144,12 @@ pub(crate) fn llama_sized(layers: usize, hidden: usize, intermediate: usize) -> 
         let name = |it: &str| format!("model.layers.{layer}.{it}.weight");
         tensors.push(Tensor::bf16(&name("input_layernorm"), &[hidden]));
         tensors.push(Tensor::bf16(&name("self_attn.q_proj"), &[hidden, hidden]));
-        tensors.push(Tensor::bf16(&name("self_attn.k_proj"), &[hidden / 2, hidden]));
+        tensors.push(Tensor::bf16(&name("self_attn.k_proj"), &[hidden / 2, hidden]).scaled(0.25));
         tensors.push(Tensor::bf16(&name("self_attn.v_proj"), &[hidden / 2, hidden]));
         tensors.push(Tensor::bf16(&name("self_attn.o_proj"), &[hidden, hidden]));
         tensors.push(Tensor::bf16(&name("post_attention_layernorm"), &[hidden]));
         tensors.push(Tensor::bf16(&name("mlp.gate_proj"), &[intermediate, hidden]));
-        tensors.push(Tensor::bf16(&name("mlp.up_proj"), &[intermediate, hidden]));
+        tensors.push(Tensor::bf16(&name("mlp.up_proj"), &[intermediate, hidden]).scaled(4.0));
         tensors.push(Tensor::bf16(&name("mlp.down_proj"), &[hidden, intermediate]));
     }
     tensors.push(Tensor::bf16("model.norm.weight", &[hidden]));
