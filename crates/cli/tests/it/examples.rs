@@ -10,7 +10,7 @@ use tempfile::tempdir;
 
 use crate::{
     checkpoints::{config_of, read_tensors},
-    command::{Ran, verify, verify_sound},
+    command::{Ran, quantize, verify, verify_sound},
 };
 
 fn examples() -> PathBuf {
@@ -22,6 +22,7 @@ fn run(name: &str, output: &Path) -> Ran {
     let mut script = Command::new("bash");
     script.arg(examples().join(name).join("run.sh")).arg(testkit::fixture("tiny-llama")).arg(output);
     script.env("LLMCOMPRESSOR", env!("CARGO_BIN_EXE_llmcompressor")).env("HF_HUB_OFFLINE", "1").env_remove("RUST_LOG");
+    script.env("SAMPLES", "16");
     Ran::from(script.output().unwrap()).expect(0)
 }
 
@@ -37,13 +38,37 @@ fn every_example_is_run() {
     found.sort();
     assert_eq!(
         found,
-        ["convert-and-back", "quantize-without-data", "several-config-groups", "verify-a-checkpoint"],
+        [
+            "calibrate-with-gptq",
+            "convert-and-back",
+            "quantize-without-data",
+            "several-config-groups",
+            "verify-a-checkpoint"
+        ],
         "an example without a test, or a test without an example"
     );
     for name in found {
         let page = fs::read_to_string(examples().join(&name).join("README.md")).unwrap();
         assert!(page.contains("./run.sh MODEL OUT"), "{name}");
     }
+}
+
+#[test]
+fn calibrate_with_gptq_stays_nearer_to_the_source_than_rounding() {
+    let dir = tempdir().unwrap();
+    let output = dir.path().join("out");
+    let ran = run("calibrate-with-gptq", &output);
+    assert!(ran.out.contains("sound"), "{}", ran.out);
+    let perplexities: Vec<f64> =
+        ran.out.lines().filter_map(|it| it.split_once("perplexity ")?.1.split(' ').next()?.parse().ok()).collect();
+    let [source, calibrated] = perplexities[..] else { panic!("{}", ran.out) };
+    let rounded = dir.path().join("rounded");
+    quantize(&testkit::fixture("tiny-llama"), &rounded, "--scheme W4A16").expect(0);
+    let (rounded, data) = (rounded.to_str().unwrap(), testkit::fixture("eval.jsonl"));
+    let judged = ["eval", rounded, "--data", data.to_str().unwrap(), "--seq-len", "512", "--max-samples", "16"];
+    let rounded = crate::command::run(&[&judged[..], &["--format", "json"]].concat()).expect(0).json();
+    let rounded = rounded["perplexity"].as_f64().unwrap();
+    assert!(source < calibrated && calibrated - source < 0.7 * (rounded - source), "{source} {calibrated} {rounded}");
 }
 
 #[test]
