@@ -11,6 +11,7 @@ mod interruption;
 mod memory;
 mod model_dirs;
 mod observers;
+mod oneshot;
 mod presets;
 mod recipe;
 mod same_bytes;

@@ -28,8 +28,11 @@ pub(super) struct Data {
 pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engine: &Engine) -> Result<Data> {
     let vocabulary_rows =
         model.causal().and_then(|it| model.linear(it.head)).map(|it| model.store().info(it.weight).shape[0]);
+    // Data may hold token ids, which need none.
+    let has_tokenizer = dir.join("tokenizer.json").is_file();
+    let tokenizer = has_tokenizer.then(|| Tokenizer::from_dir(dir)).transpose()?;
     let settings = DataSettings {
-        tokenizer: Some(Arc::new(Tokenizer::from_dir(dir)?)),
+        tokenizer: tokenizer.map(Arc::new),
         limits: ModelLimits { vocabulary_rows, max_positions: None },
         ..DataSettings::default()
     };

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use compressed_tensors::{
     args::QuantizationStrategy,
-    fused::fused_sets,
     numbers::Float,
     target::{NamedModule, lowest_common_ancestor},
 };
@@ -22,6 +21,7 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
+    observers::fused_modules,
     quantization::config::take_settings,
     smoothquant::{
         mappings::Resolved,
@@ -120,7 +120,7 @@ impl AwqModifier {
             weights.push(Parameter::read(state.model()?, name, "weight")?);
         }
         let names: Vec<String> = layers.balance.iter().map(|it| format!("{it}.weight")).collect();
-        let sets = fused_sets(names.iter().map(String::as_str)).complete;
+        let sets = fused_modules(&layers.balance.iter().map(String::as_str).collect::<Vec<_>>());
         let balance: Vec<Balance<'_>> = weights
             .iter()
             .enumerate()
@@ -129,7 +129,7 @@ impl AwqModifier {
                 float: weight.float,
                 rows: weight.shape.first().copied().unwrap_or(0),
                 weight: &weight.values,
-                fused: sets.iter().position(|set| set.contains(&names[idx])),
+                fused: sets.iter().position(|set| set.contains(&idx)),
             })
             .collect();
         let x_mean = seen.mean.mean()?;

@@ -34,6 +34,25 @@ pub fn fused_groups(children: &[(&str, Option<QuantizationStrategy>)]) -> Result
     Ok(groups)
 }
 
+/// Indices of the names of modules that share a global scale: all linears of one group under one parent. Experts are parents of
+/// their own.
+pub fn fused_modules(names: &[&str]) -> Vec<Vec<usize>> {
+    let mut groups = Vec::new();
+    for (idx, name) in names.iter().enumerate() {
+        let (parent, last) = name.rsplit_once('.').unwrap_or(("", name));
+        // The first name of a group stands for all.
+        for group in FUSED_LINEARS.iter().filter(|it| it[0] == last) {
+            let others = group[1..]
+                .iter()
+                .map(|other| names.iter().position(|it| it.rsplit_once('.').unwrap_or(("", it)) == (parent, other)));
+            if let Some(members) = std::iter::once(Some(idx)).chain(others).collect() {
+                groups.push(members);
+            }
+        }
+    }
+    groups
+}
+
 /// Scales of weights that share a global scale, in their order; statistics are forgotten then.
 ///
 /// # Errors
@@ -47,4 +66,16 @@ pub fn fused_qparams(observers: &mut [&mut dyn Observer]) -> Result<Vec<Qparams>
     let qparams = observers.iter().map(|it| it.qparams(shared)).collect::<Result<Vec<_>>>()?;
     observers.iter_mut().for_each(|it| it.clear());
     Ok(qparams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_fused_under_one_parent_and_only_as_whole_groups() {
+        let names =
+            ["l.attn.k_proj", "l.e.0.up_proj", "l.attn.q_proj", "l.e.0.gate_proj", "l.e.1.gate_proj", "l.attn.v_proj"];
+        assert_eq!(fused_modules(&names), [vec![2, 0, 5], vec![3, 1]]);
+    }
 }

@@ -19,7 +19,7 @@ mod survey;
 mod tensor_observer;
 mod weight_search;
 
-pub use fused::{FUSED_LINEARS, fused_groups, fused_qparams};
+pub use fused::{FUSED_LINEARS, fused_groups, fused_modules, fused_qparams};
 pub use importance::Importance;
 pub use observer::{Observed, Observer, Partial, Reduction, Role};
 pub use registry::{

@@ -6,7 +6,6 @@ use compressed_tensors::{
     Array, DType,
     args::{ActivationOrdering, Dynamic, QuantizationArgs, QuantizationStrategy},
     config::{QuantizationConfig, SchemeTable},
-    fused::fused_sets,
     kv_cache::{cache_scheme, is_cached_attention},
     minmax::{MinMaxObserver, Running},
     numbers::{Float, write_f32},
@@ -21,7 +20,7 @@ use lifecycle::{
 };
 
 use super::algorithm::{WeightSpec, amax};
-use crate::error::ErrorKind;
+use crate::{error::ErrorKind, observers::fused_modules};
 
 /// A module whose weight is a matrix, and its scheme.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,15 +229,13 @@ impl Targets {
             let ranges = target.weight_spec(args).ranges(&weight).map_err(|e| at(e.into()))?;
             observed.push(Observed { name: name.clone(), largest: amax(&ranges), weight, qparams: None });
         }
-        let weights: Vec<String> = observed.iter().map(|it| format!("{}.weight", it.name)).collect();
-        let sets = fused_sets(weights.iter().map(String::as_str)).complete;
+        let sets = fused_modules(&observed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>());
         for idx in 0..observed.len() {
             let target = &self.modules[&observed[idx].name];
             let Some(args) = &target.scheme.weights else { continue };
-            let set = sets.iter().find(|set| set.contains(&weights[idx]));
-            let members =
-                (0..observed.len()).filter(|&it| it == idx || set.is_some_and(|set| set.contains(&weights[it])));
-            let largest = members.map(|it| observed[it].largest).fold(0.0, f32::max);
+            let set = sets.iter().find(|set| set.contains(&idx));
+            let members = set.map_or_else(|| vec![idx], Clone::clone);
+            let largest = members.into_iter().map(|it| observed[it].largest).fold(0.0, f32::max);
             let shared =
                 (args.strategy == QuantizationStrategy::TensorGroup).then(|| global_scale(largest, target.float));
             let found = target.weight_spec(args).minmax(&observed[idx].weight, shared);

@@ -1,0 +1,314 @@
+//! `oneshot` end to end: every recipe on every model under both partitions gives the same bytes whatever happens on the way.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+use testkit::{fixture, goldens_dir};
+
+use crate::{
+    checkpoints::{assert_same_contents, config_of},
+    command::{Ran, command, run, verify},
+};
+
+/// A model with what its recipes have to know.
+struct Model {
+    name: &'static str,
+    /// Columns of a group, and of an NVFP4 group what cannot be divided.
+    group: usize,
+    ignored_by_nvfp4: &'static [&'static str],
+    tokens: usize,
+    samples: usize,
+    vocabulary: usize,
+}
+
+const MODELS: [Model; 3] = [
+    Model { name: "llama", group: 16, ignored_by_nvfp4: &[], tokens: 24, samples: 6, vocabulary: 128 },
+    Model {
+        name: "qwen3_moe",
+        group: 8,
+        ignored_by_nvfp4: &["re:.*experts.*down_proj"],
+        tokens: 24,
+        samples: 6,
+        vocabulary: 128,
+    },
+    Model { name: "tiny-llama", group: 128, ignored_by_nvfp4: &[], tokens: 32, samples: 4, vocabulary: 2048 },
+];
+
+/// A recipe, and whether it needs data.
+struct Recipe {
+    name: &'static str,
+    needs_data: bool,
+    modifiers: fn(&Model) -> Value,
+}
+
+const RECIPES: [Recipe; 4] = [
+    Recipe {
+        name: "gptq_w4a16",
+        needs_data: true,
+        modifiers: |model| json!({"GPTQModifier": groups(json!(model.group), true, &["lm_head"])}),
+    },
+    Recipe {
+        name: "smoothquant_gptq_w8a8",
+        needs_data: true,
+        modifiers: |_| {
+            json!({
+                "SmoothQuantModifier": {"smoothing_strength": 0.8},
+                "GPTQModifier": {"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8"},
+            })
+        },
+    },
+    Recipe {
+        name: "awq_w4a16_asym",
+        needs_data: true,
+        modifiers: |model| {
+            json!({
+                "AWQModifier": {"n_grid": 3},
+                "QuantizationModifier": groups(json!(model.group), false, &["lm_head"]),
+            })
+        },
+    },
+    Recipe {
+        name: "rtn_nvfp4a16",
+        needs_data: false,
+        modifiers: |model| {
+            let ignore = [&["lm_head"], model.ignored_by_nvfp4].concat();
+            json!({"QuantizationModifier": {"targets": ["Linear"], "ignore": ignore, "scheme": "NVFP4A16"}})
+        },
+    },
+];
+
+const PARTITIONS: [&str; 2] = ["before_targets", "compat"];
+
+fn groups(group_size: Value, symmetric: bool, ignore: &[&str]) -> Value {
+    let weights =
+        json!({"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group_size});
+    json!({"ignore": ignore, "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
+}
+
+/// Source, recipe and data of one cell.
+struct Cell {
+    dir: TempDir,
+    source: PathBuf,
+    recipe: PathBuf,
+    data: Option<PathBuf>,
+    partition: &'static str,
+}
+
+impl Cell {
+    fn new(model: &Model, recipe: &Recipe, partition: &'static str) -> Self {
+        let dir = tempdir().unwrap();
+        let source = dir.path().join("source");
+        copy_model(model.name, &source);
+        let path = dir.path().join("recipe.yaml");
+        let text = json!({"quant_stage": {"quant_modifiers": (recipe.modifiers)(model)}}).to_string();
+        fs::write(&path, text).unwrap();
+        let data = recipe.needs_data.then(|| {
+            let data = dir.path().join("data.jsonl");
+            fs::write(&data, token_rows(model, 7)).unwrap();
+            data
+        });
+        Self { dir, source, recipe: path, data, partition }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, out: &Path, options: &str) -> Command {
+        let mut command = command(["--quiet", "oneshot"]);
+        command.arg(&self.source).arg("--recipe").arg(&self.recipe).arg("--out").arg(out);
+        if let Some(data) = &self.data {
+            command.arg("--data").arg(data);
+        }
+        command.args(["--partition", self.partition]).args(options.split_whitespace());
+        command
+    }
+
+    fn run(&self, out: &Path, options: &str) -> Ran {
+        self.command(out, options).output().unwrap().into()
+    }
+
+    /// Starts a run and kills it once the journal has `lines` lines and `polls` more looks were taken; true where it was killed
+    /// before it was done.
+    fn kill_after(&self, out: &Path, lines: usize, polls: usize) -> bool {
+        let journal = out.join(".llmc").join("journal.jsonl");
+        let mut child = self.command(out, "--threads 1").spawn().unwrap();
+        let mut left = polls;
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            let found = fs::read(&journal).map_or(0, |it| it.iter().filter(|byte| **byte == b'\n').count());
+            if found >= lines && (lines > 0 || journal.exists()) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+            }
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        !out.join("config.json").exists()
+    }
+}
+
+/// Model and tokenizer without the files that only tests read.
+fn copy_model(name: &str, to: &Path) {
+    let from = if name == "tiny-llama" { fixture(name) } else { goldens_dir("models").join(name) };
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !["expected.safetensors", "modules.json", "written_fp8_dynamic.json"].contains(&file.as_str()) {
+            fs::copy(&path, to.join(file)).unwrap();
+        }
+    }
+}
+
+/// Rows of token ids from a seed, of equal length.
+fn token_rows(model: &Model, seed: u32) -> String {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % model.vocabulary
+    };
+    let row = |_| json!({"input_ids": (0..model.tokens).map(|_| next()).collect::<Vec<_>>()}).to_string() + "\n";
+    (0..model.samples).map(row).collect()
+}
+
+fn for_each_cell(mut check: impl FnMut(&Model, &Recipe, &Cell)) {
+    for model in &MODELS {
+        for recipe in &RECIPES {
+            for partition in PARTITIONS {
+                // Without data nothing is cut.
+                if recipe.needs_data || partition == PARTITIONS[0] {
+                    check(model, recipe, &Cell::new(model, recipe, partition));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    let mut n_killed = 0;
+    for_each_cell(|model, recipe, cell| {
+        let whole = cell.out("whole");
+        cell.run(&whole, "").expect(0);
+        assert_eq!(verify(&whole, &cell.source)["faults"], json!([]), "{} {}", model.name, recipe.name);
+        assert!(config_of(&whole)["quantization_config"]["config_groups"]["group_0"].is_object());
+        // Killed again and again: before the first commit, right after one, in the middle of what follows.
+        let out = cell.out("killed");
+        let points: &[(usize, usize)] =
+            if model.name == "tiny-llama" { &[(3, 0), (12, 60)] } else { &[(0, 0), (1, 0), (4, 30), (8, 0), (11, 90)] };
+        for &(lines, polls) in points {
+            n_killed += usize::from(cell.kill_after(&out, lines, polls));
+        }
+        cell.run(&out, "").expect(0);
+        assert_same_contents(&whole, &out);
+    });
+    assert!(n_killed >= 40, "only {n_killed} runs were killed before they were done");
+}
+
+#[test]
+fn threads_and_memory_do_not_change_the_bytes() {
+    for_each_cell(|_, _, cell| {
+        let first = cell.out("first");
+        cell.run(&first, "--threads 1").expect(0);
+        let refused = cell.run(&cell.out("refused"), "--max-memory 1MiB").expect(77);
+        let least = refused.err.split("--max-memory ").last().unwrap().trim().to_owned();
+        let others = ["--threads 2 --max-memory 4GiB".to_owned(), format!("--threads 4 --max-memory {least}")];
+        for (idx, options) in others.iter().enumerate() {
+            let other = cell.out(&format!("other-{idx}"));
+            cell.run(&other, options).expect(0);
+            assert_same_contents(&first, &other);
+        }
+    });
+}
+
+#[test]
+fn a_changed_recipe_data_file_or_source_is_refused_by_name() {
+    let model = &MODELS[0];
+    let changes: [(&str, fn(&Cell)); 4] = [
+        ("recipe", |cell| {
+            let text = fs::read_to_string(&cell.recipe).unwrap();
+            fs::write(&cell.recipe, text.replace("\"symmetric\":true", "\"symmetric\":true,\"observer\":\"minmax\""))
+                .unwrap();
+        }),
+        ("data", |cell| fs::write(cell.data.as_ref().unwrap(), token_rows(&MODELS[0], 8)).unwrap()),
+        ("source", |cell| {
+            let path = cell.source.join("config.json");
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replace("\"initializer_range\": 0.02", "\"initializer_range\": 0.03")).unwrap();
+        }),
+        ("settings", |_| {}),
+    ];
+    for (name, change) in changes {
+        let cell = Cell::new(model, &RECIPES[0], PARTITIONS[0]);
+        let out = cell.out("out");
+        while !cell.kill_after(&out, 1, 0) {
+            fs::remove_dir_all(&out).unwrap();
+        }
+        change(&cell);
+        let cell = if name == "settings" { Cell { partition: PARTITIONS[1], ..cell } } else { cell };
+        cell.run(&out, "").expect(77).says(&[name]);
+        cell.run(&out, "--overwrite").expect(0);
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_is_written() {
+    let model = &MODELS[0];
+    let cell = Cell::new(model, &RECIPES[0], PARTITIONS[0]);
+    let out = cell.out("out");
+    let (source, path) = (cell.source.to_str().unwrap(), out.to_str().unwrap());
+    let recipe = cell.recipe.to_str().unwrap();
+    run(&["oneshot", source, "--recipe", recipe, "--out", path]).expect(2).says(&["--data"]);
+    run(&["oneshot", source, "--recipe", "absent.yaml", "--out", path]).expect(66).says(&["absent.yaml"]);
+    run(&["oneshot", source, "--scheme", "W4A17", "--out", path]).expect(65).says(&["W4A17"]);
+    fs::write(&cell.recipe, "quant_stage: {quant_modifiers: {GPTQModifier: {scheme: W8A16, targets: [Linaer]}}}")
+        .unwrap();
+    cell.run(&out, "").expect(65).says(&["Linaer", "Linear"]);
+    fs::write(&cell.recipe, "quant_stage: {quant_modifiers: {GPTQModifer: {scheme: W8A16}}}").unwrap();
+    cell.run(&out, "").expect(65).says(&["GPTQModifer", "GPTQModifier"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn gptq_keeps_the_fixtures_perplexity() {
+    let dir = tempdir().unwrap();
+    let (source, out) = (fixture("tiny-llama"), dir.path().join("out"));
+    let recipe = dir.path().join("recipe.yaml");
+    fs::write(&recipe, "quant_stage: {quant_modifiers: {GPTQModifier: {ignore: [lm_head], scheme: W4A16}}}").unwrap();
+    let paths = [&source, &recipe, &fixture("calib.jsonl"), &out].map(|it| it.to_str().unwrap().to_owned());
+    let [source, recipe, data, out] = &paths;
+    run(&[
+        "oneshot",
+        source,
+        "--recipe",
+        recipe,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--seq-len",
+        "256",
+        "--num-samples",
+        "24",
+    ])
+    .expect(0);
+    let judged = |model: &str| {
+        let data = fixture("eval.jsonl");
+        let data = data.to_str().unwrap();
+        let ran = run(&["eval", model, "--data", data, "--seq-len", "256", "--max-samples", "12", "--format", "json"]);
+        ran.expect(0).json()["perplexity"].as_f64().unwrap()
+    };
+    let (dense, compressed) = (judged(source), judged(out));
+    assert!(compressed < dense * 1.012, "{compressed} of {dense}");
+}
