@@ -363,6 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn dense_halves_become_the_f32_that_strided_ones_become() {
+        use half::{bf16, f16};
+        let budget = Budget::unlimited();
+        let patterns = || (0..70_000u32).map(|bits| bits as u16);
+        let bf16s: Vec<bf16> = patterns().map(bf16::from_bits).collect();
+        let f16s: Vec<f16> = patterns().map(f16::from_bits).collect();
+        for dense in [budget.tensor(bf16s, &[7, 10_000]).unwrap(), budget.tensor(f16s, &[7, 10_000]).unwrap()] {
+            let column = |x: &Tensor, i| x.slice(1, i, 1).unwrap().to_f32().unwrap().into_owned();
+            let wide = dense.to_f32().unwrap();
+            for i in 0..10_000 {
+                for (row, strided) in column(&dense, i).into_iter().enumerate() {
+                    let found = wide[row * 10_000 + i];
+                    assert!(found.to_bits() == strided.to_bits() || found.is_nan() && strided.is_nan(), "{row} {i}");
+                }
+            }
+            let tail = dense.slice(0, 3, 2).unwrap();
+            let (from, found) = (30_000, tail.to_f32().unwrap());
+            assert!(found.iter().zip(&wide[from..]).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan()));
+        }
+    }
+
+    #[test]
     fn a_slice_beyond_the_end_is_refused() {
         let error = counted(&[2, 3]).slice(1, 2, 2).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Index { found: 4, bound: 4 });

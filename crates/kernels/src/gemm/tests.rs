@@ -74,6 +74,31 @@ fn linear_has_the_bits_of_the_reference_for_every_type_and_tail() {
     agree::<f16, f16>();
 }
 
+#[test]
+fn nothing_of_an_earlier_product_shows_in_the_next_one() {
+    fn product(profile: Profile, (x, w): (&[bf16], &[bf16]), [rows, depth, cols]: [usize; 3]) -> Vec<bf16> {
+        let mut y = vec![bf16::ZERO; rows * cols];
+        let (x, w) = (Mat::new(x, rows, depth).unwrap(), Mat::new(w, cols, depth).unwrap());
+        linear(profile, x, w, None, MatMut::new(&mut y, rows, cols).unwrap()).unwrap();
+        y
+    }
+    // One thread has the buffers of both products.
+    threads(1, || {
+        for profile in Profile::available() {
+            for [rows, depth, cols] in [[15, 0, 33], [15, 7, 33], [31, 519, 1030]] {
+                let (x, w) = (numbers::<bf16>(rows * depth, 1), numbers::<bf16>(cols * depth, 2));
+                let nan = vec![bf16::NAN; 1100 * 600];
+                let poisoned = product(profile, (&nan[..40 * 600], &nan), [40, 600, 1100]);
+                assert!(poisoned.iter().all(|it| it.is_nan()));
+                let mut want = vec![bf16::ZERO; rows * cols];
+                let (a, b) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+                reference::matmul(profile, a, b.transposed(), None, MatMut::new(&mut want, rows, cols).unwrap());
+                assert!(same_bits(&want, &product(profile, (&x, &w), [rows, depth, cols])), "{profile:?} {depth}");
+            }
+        }
+    });
+}
+
 fn all_layouts<I: Element>() {
     for profile in Profile::available() {
         for (rows, depth, cols) in [(9, 21, 35), (31, 40, 33), (33, 519, 70)] {
