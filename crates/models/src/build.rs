@@ -1,18 +1,20 @@
 //! Builds a model's tree: modules under their names, parameters under theirs.
 
+use compressed_tensors::experts::ExpertLayout;
 use graph::{ModuleId, ModuleTree};
+use tensor::DType;
 
 use crate::context::Layer;
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::links::{ChannelMap, Fused, Link, Links};
-use crate::store::{ParameterId, ParameterInfo};
+use crate::store::{ParameterId, Stack, Wanted};
 
 /// A model under construction; modules are added in the order in which Hugging Face lists them.
 pub struct Builder {
     pub(crate) tree: ModuleTree,
     pub(crate) layers: Vec<Option<Box<dyn Layer>>>,
-    pub(crate) parameters: Vec<ParameterInfo>,
+    pub(crate) parameters: Vec<Wanted>,
     pub(crate) owned: Vec<Vec<ParameterId>>,
     pub(crate) links: Links,
     at: ModuleId,
@@ -94,12 +96,52 @@ impl Builder {
 
     /// A parameter of the current module.
     pub fn parameter(&mut self, name: &str, shape: &[usize]) -> ParameterId {
-        let path = self.tree.path(self.at);
+        let path = self.path();
         let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let id = ParameterId(self.parameters.len());
-        self.parameters.push(ParameterInfo { name, shape: shape.to_vec() });
+        self.parameters.push(Wanted {
+            written: name.clone(),
+            shape: shape.to_vec(),
+            names: vec![name],
+            stack: None,
+            dtype: None,
+        });
         self.owned[self.at.index()].push(id);
         id
+    }
+
+    /// A parameter that is computed with in F32 whatever the model's type.
+    pub(crate) fn single(&mut self, name: &str, shape: &[usize]) -> ParameterId {
+        let id = self.parameter(name, shape);
+        self.parameters[id.0].dtype = Some(DType::F32);
+        id
+    }
+
+    /// Says which tensor may hold a parameter beside others.
+    pub(crate) fn stacked(&mut self, id: ParameterId, tensor: String, canonical: String, layout: ExpertLayout) {
+        let parameter = &mut self.parameters[id.0];
+        parameter.stack = Some(Stack { tensor, canonical, part: parameter.written.clone(), layout });
+    }
+
+    /// Says under which name each parameter is written and first looked for, where `name_of` knows another than the model's.
+    pub(crate) fn rename(&mut self, name_of: impl Fn(&str) -> Option<String>) {
+        for parameter in &mut self.parameters {
+            let Some(name) = name_of(&parameter.written) else { continue };
+            parameter.names = vec![name.clone()];
+            parameter.written = name;
+        }
+    }
+
+    /// Adds a name under which each parameter may be on disk.
+    pub(crate) fn alias(&mut self, name_of: impl Fn(&str) -> Option<String>) {
+        for parameter in &mut self.parameters {
+            parameter.names.extend(name_of(&parameter.written));
+        }
+    }
+
+    /// The path of the current module.
+    pub(crate) fn path(&self) -> &str {
+        self.tree.path(self.at)
     }
 
     /// A linear layer of `[rows, columns]`.
@@ -112,7 +154,18 @@ impl Builder {
 
     /// As [`Builder::linear`], with the parameters it has.
     pub(crate) fn linear_parts(&mut self, name: &str, shape: [usize; 2], bias: Bias) -> Result<(ModuleId, Linear)> {
-        let (id, linear) = self.inside(name, "Linear", |b| {
+        self.linear_of(name, "Linear", shape, bias)
+    }
+
+    /// As [`Builder::linear_parts`], under a class of its own.
+    pub(crate) fn linear_of(
+        &mut self,
+        name: &str,
+        class: &'static str,
+        shape: [usize; 2],
+        bias: Bias,
+    ) -> Result<(ModuleId, Linear)> {
+        let (id, linear) = self.inside(name, class, |b| {
             let weight = b.parameter("weight", &shape);
             Ok(Linear { weight, bias: (bias == Bias::Given).then(|| b.parameter("bias", &shape[..1])) })
         })?;

@@ -10,31 +10,61 @@ const MOST_HEAD_DIM: usize = 1 << 16;
 
 /// A model's config; keys that nobody reads are left alone.
 #[derive(Clone, Copy, Debug)]
-pub struct Config<'a>(&'a Value);
+pub struct Config<'a> {
+    value: &'a Value,
+    dialect: &'static Dialect,
+}
+
+/// How a config class differs from the usual.
+#[derive(Debug)]
+pub(crate) struct Dialect {
+    /// Usual keys, and what they are called here; the usual ones are read too.
+    pub(crate) names: &'static [(&'static str, &'static str)],
+    /// The width of a head where the config does not say.
+    pub(crate) head_dim: Option<usize>,
+}
+
+const USUAL: Dialect = Dialect { names: &[], head_dim: None };
 
 impl<'a> Config<'a> {
     /// The config of a text model, or the text part of a larger one.
     pub fn new(config: &'a Value) -> Self {
-        Self(config)
+        Self { value: config, dialect: &USUAL }
+    }
+
+    /// The same config, read in a dialect.
+    pub(crate) fn speaking(self, dialect: &'static Dialect) -> Self {
+        Self { dialect, ..self }
+    }
+
+    /// What a key is called in this config.
+    fn name<'k>(&self, key: &'k str) -> &'k str {
+        let other = self.dialect.names.iter().find(|(usual, _)| *usual == key).map(|(_, other)| *other);
+        match other {
+            Some(other) if self.value.get(other).is_some() || self.value.get(key).is_none() => other,
+            _ => key,
+        }
     }
 
     /// What a key holds; none where it is absent or null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        self.value.get(self.name(key)).filter(|value| !value.is_null())
     }
 
     /// The part under `key`; none where it is absent or null.
     pub fn part(&self, key: &str) -> Option<Self> {
-        self.get(key).map(Self)
+        self.get(key).map(|value| Self { value, ..*self })
     }
 
     fn read<T>(&self, key: &str, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| Error::config(value, expected).at(format_args!("config.json: {key}")))
+        read(value)
+            .map(Some)
+            .ok_or_else(|| Error::config(value, expected).at(format_args!("config.json: {}", self.name(key))))
     }
 
     fn required<T>(&self, key: &str, expected: &str, found: Option<T>) -> Result<T> {
-        found.ok_or_else(|| Error::config("nothing", expected).at(format_args!("config.json: {key}")))
+        found.ok_or_else(|| Error::config("nothing", expected).at(format_args!("config.json: {}", self.name(key))))
     }
 
     /// A positive number that must be there.
@@ -59,13 +89,19 @@ impl<'a> Config<'a> {
         if found <= most {
             Ok(found)
         } else {
-            Err(Error::config(found, format!("at most {most}")).at(format_args!("config.json: {key}")))
+            Err(Error::config(found, format!("at most {most}")).at(format_args!("config.json: {}", self.name(key))))
         }
     }
 
     /// A positive number, or `default`.
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.size_of(key)?.unwrap_or(default))
+    }
+
+    /// A whole number, or `default`.
+    pub fn whole_or(&self, key: &str, default: usize) -> Result<usize> {
+        let whole = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok());
+        Ok(self.read(key, "a whole number", whole)?.unwrap_or(default))
     }
 
     /// A number, or `default`.
@@ -80,7 +116,7 @@ impl<'a> Config<'a> {
 
     /// A number; `default` where the key is absent, none where it is null.
     pub fn number_unless_null(&self, key: &str, default: f64) -> Result<Option<f64>> {
-        match self.0.get(key) {
+        match self.value.get(self.name(key)) {
             None => Ok(Some(default)),
             Some(_) => self.number(key),
         }
@@ -108,6 +144,12 @@ impl<'a> Config<'a> {
         Ok(self.read(key, "a list of whole numbers", list)?.unwrap_or_default())
     }
 
+    /// A list of numbers, empty where it is absent.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f64>> {
+        let list = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<_>>>();
+        Ok(self.read(key, "a list of numbers", list)?.unwrap_or_default())
+    }
+
     /// A list of texts, if it is there.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let list = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
@@ -127,8 +169,17 @@ impl<'a> Config<'a> {
             "sigmoid" => Activation::Sigmoid,
             found => {
                 let expected = "silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, relu2 or sigmoid";
-                return Err(Error::config(found, expected).at(format_args!("config.json: {key}")));
+                return Err(Error::config(found, expected).at(format_args!("config.json: {}", self.name(key))));
             }
+        })
+    }
+
+    /// The class of the activation under `key`, where several classes compute the same.
+    pub(crate) fn activation_class(&self, key: &str, default: &'static str) -> Result<Option<&'static str>> {
+        Ok(match self.text(key)?.unwrap_or(default) {
+            "gelu_new" => Some("NewGELUActivation"),
+            "gelu_fast" => Some("FastGELUActivation"),
+            _ => None,
         })
     }
 
@@ -143,7 +194,7 @@ impl<'a> Config<'a> {
         };
         let dtype = DType::from_torch_name(name).filter(|it| matches!(it, DType::F32 | DType::BF16 | DType::F16));
         let expected = "float32, bfloat16 or float16";
-        dtype.map(Some).ok_or_else(|| Error::config(name, expected).at(format_args!("config.json: {key}")))
+        dtype.map(Some).ok_or_else(|| Error::config(name, expected).at(format_args!("config.json: {}", self.name(key))))
     }
 
     /// How many channels of a head turn: `partial_rotary_factor` of them, in `rope_parameters` or beside it.
@@ -160,7 +211,7 @@ impl<'a> Config<'a> {
         let turning = (head_dim as f64 * factor) as usize;
         if !(0.0..=1.0).contains(&factor) || !turning.is_multiple_of(2) {
             let expected = format!("a share that makes an even number of the {head_dim} channels");
-            return Err(Error::config(factor, expected).at(format_args!("config.json: {key}")));
+            return Err(Error::config(factor, expected).at(format_args!("config.json: {}", self.name(key))));
         }
         Ok(turning)
     }
@@ -168,7 +219,7 @@ impl<'a> Config<'a> {
     /// The width of a head: `head_dim`, or the hidden size shared by the heads.
     pub fn head_dim(&self) -> Result<usize> {
         let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
-        match self.size_of("head_dim")? {
+        match self.size_of("head_dim")?.or(self.dialect.head_dim) {
             Some(width) if width <= MOST_HEAD_DIM => Ok(width),
             Some(width) => Err(Error::config(width, format!("at most {MOST_HEAD_DIM}")).at("config.json: head_dim")),
             None if hidden.is_multiple_of(heads) && hidden / heads <= MOST_HEAD_DIM => Ok(hidden / heads),

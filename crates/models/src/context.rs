@@ -186,7 +186,7 @@ impl<'a> Cx<'a> {
             Mode::Compute(run) => store.get(run.engine, id).map(Value::from),
             Mode::Trace(tracer) => {
                 let info = store.info(id);
-                let spec = Spec::new(store.dtype(), info.shape.iter().map(|&n| n.into()).collect());
+                let spec = Spec::new(info.dtype, info.shape.iter().map(|&n| n.into()).collect());
                 Ok(tracer.parameter(&info.name, spec)?)
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use compressed_tensors::target::{NamedModule, Patterns, nearest_names};
 use graph::{
     Extent, Graph, ModuleId, ModuleTree, Policy, Produced, SequentialTracer, Subgraph, Value, forward,
-    get_sequential_ancestors, match_modules, partition, partition_graph, trace_consumed_names,
+    get_sequential_ancestors, partition, partition_graph, trace_consumed_names,
 };
 use serde_json::Value as Json;
 use tensor::{DType, Dim, Spec, Symbol, Tensor};
@@ -127,22 +127,25 @@ impl Model {
             return self.match_targets(self.architecture.no_split);
         }
         let compiled = Patterns::compile(patterns)?;
-        let classes: Vec<[&str; 1]> = self.tree.ids().map(|id| [self.tree.class(id)]).collect();
+        // As in the reference, a class derived from `Linear` is meant by that name too.
+        let classes: Vec<Vec<&str>> = self
+            .tree
+            .ids()
+            .map(|id| std::iter::once(self.tree.class(id)).chain(self.linear(id).map(|_| "Linear")).collect())
+            .collect();
         let named = |id: ModuleId| NamedModule { name: self.tree.path(id), classes: &classes[id.index()] };
         if let Some(pattern) = compiled.unmatched(self.tree.ids().map(named))?.first() {
             let names = self.tree.ids().map(|id| self.tree.path(id));
             let nearest = nearest_names(pattern, names, 3).into_iter().map(str::to_owned).collect();
             return Err(ErrorKind::NoMatch { pattern: (*pattern).to_owned(), nearest }.into());
         }
-        let mut failed = None;
-        let matched = match_modules(&self.tree, |name, class| {
-            let is_match = compiled.matches_module(NamedModule { name, classes: &[class] });
-            is_match.unwrap_or_else(|error| {
-                failed = Some(error);
-                false
-            })
-        });
-        failed.map_or(Ok(matched), |error| Err(error.into()))
+        let mut matched = BTreeSet::new();
+        for id in self.tree.ids() {
+            if compiled.matches_module(named(id))? {
+                matched.insert(id);
+            }
+        }
+        Ok(matched)
     }
 
     /// Calls one module on tensors, as the model would: a layer replayed on inputs that were kept.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tensor::elementary::ln_f64;
-use tensor::inverse_frequencies;
+use tensor::{LongFrequencies, Longer, inverse_frequencies};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Frequencies {
     pub(crate) inverse: Arc<[f32]>,
     pub(crate) scaling: f32,
+    /// Those of rows longer than the context that the model was first trained on.
+    pub(crate) longer: Option<Longer>,
 }
 
 /// The rope part of a config: `rope_parameters`, or `rope_theta` and `rope_scaling` in transformers 4.
@@ -20,6 +22,19 @@ struct Scaling<'a> {
     config: Config<'a>,
     part: Option<Config<'a>>,
     key: &'static str,
+}
+
+/// The factor on scores that YaRN asks for with `mscale_all_dim`, where a model squares it (DeepSeek).
+pub(crate) fn latent_score_factor(config: &Config<'_>) -> Result<f64> {
+    let Some(part) = config.part("rope_parameters").or(config.part("rope_scaling")) else { return Ok(1.0) };
+    let all = part.number_or("mscale_all_dim", 0.0)?;
+    let is_scaled = part.text("rope_type")?.or(part.text("type")?).is_some_and(|kind| kind != "default");
+    let factor = part.number_or("factor", 1.0)?;
+    if !is_scaled || all == 0.0 || factor <= 1.0 {
+        return Ok(1.0);
+    }
+    let magnitude = 0.1 * all * ln_f64(factor) + 1.0;
+    Ok(magnitude * magnitude)
 }
 
 impl Frequencies {
@@ -50,7 +65,7 @@ impl Frequencies {
     }
 
     fn of(inverse: Vec<f32>, scaling: f32) -> Self {
-        Self { inverse: inverse.into(), scaling }
+        Self { inverse: inverse.into(), scaling, longer: None }
     }
 }
 
@@ -72,11 +87,12 @@ impl Scaling<'_> {
                 Ok(Frequencies::of(plain.into_iter().map(|f| f / factor).collect(), 1.0))
             }
             "llama3" => self.llama3(plain).map(|inverse| Frequencies::of(inverse, 1.0)),
+            "yarn" if self.part.is_some_and(|part| part.get("short_factor").is_some()) => self.longrope(&plain),
             "yarn" => self.yarn(&plain, theta, rotary_dim),
-            found => {
-                Err(Error::config(found, "default, linear, llama3 or yarn")
-                    .at(format_args!("config.json: {}", self.key)))
-            }
+            "dynamic" => self.dynamic(plain, theta),
+            "longrope" | "su" => self.longrope(&plain),
+            found => Err(Error::config(found, "default, linear, dynamic, llama3, yarn or longrope")
+                .at(format_args!("config.json: {}", self.key))),
         }
     }
 
@@ -96,6 +112,33 @@ impl Scaling<'_> {
             Some(tokens) => Ok(tokens),
             None => self.config.number_or(key, self.config.number_or("max_position_embeddings", 2048.0)?),
         }
+    }
+
+    /// The base grows with the row once it is longer than the model's context.
+    fn dynamic(&self, plain: Vec<f32>, theta: f64) -> Result<Frequencies> {
+        let factor = self.number("factor")?;
+        let after = self.config.size_or("max_position_embeddings", 2048)?;
+        let longer = Longer { after, frequencies: LongFrequencies::Grown { theta, factor } };
+        Ok(Frequencies { longer: Some(longer), ..Frequencies::of(plain, 1.0) })
+    }
+
+    /// Each channel is slowed by a factor of its own, another in rows beyond the original context (LongRoPE).
+    fn longrope(&self, plain: &[f32]) -> Result<Frequencies> {
+        let after = self.original_context()?;
+        let slowed = |key: &str| -> Result<Arc<[f32]>> {
+            let factors = self.part.map(|part| part.numbers(key)).transpose()?.unwrap_or_default();
+            if factors.len() != plain.len() {
+                let error = Error::config(format_args!("{} numbers", factors.len()), plain.len().to_string());
+                return Err(error.at(format_args!("config.json: {}.{key}", self.key)));
+            }
+            Ok(plain.iter().zip(factors).map(|(frequency, factor)| frequency / factor as f32).collect())
+        };
+        let reached = self.config.number_or("max_position_embeddings", after)?;
+        let factor = self.number_or("factor", reached / after)?;
+        let implied = if factor <= 1.0 { 1.0 } else { (1.0 + ln_f64(factor) / ln_f64(after)).sqrt() };
+        let scaling = self.number_or("attention_factor", implied)? as f32;
+        let longer = Longer { after: after as usize, frequencies: LongFrequencies::Given(slowed("long_factor")?) };
+        Ok(Frequencies { inverse: slowed("short_factor")?, scaling, longer: Some(longer) })
     }
 
     /// Long wavelengths are slowed by `factor`, short ones are left alone, those between are blended.
@@ -172,7 +215,7 @@ mod tests {
         let error = read(json!({"rope_scaling": {"rope_type": "spiral"}})).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "found spiral, expected default, linear, llama3 or yarn (in `config.json: rope_scaling`)"
+            "found spiral, expected default, linear, dynamic, llama3, yarn or longrope (in `config.json: rope_scaling`)"
         );
         let error = read(json!({"rope_scaling": {"rope_type": "linear"}})).unwrap_err();
         assert_eq!(error.place(), Some("config.json: rope_scaling.factor"));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use compressed_tensors::experts::{ExpertLayout, ExpertPart, split_fused_experts};
 use tensor::{DType, Engine, Op, Tensor};
 
 use crate::error::{BoxedError, Error, ErrorKind, Result};
@@ -34,13 +35,43 @@ impl Weights for checkpoint::Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParameterId(pub(crate) usize);
 
-/// A parameter: its name on disk and the shape that the config implies.
+/// A parameter: its names and the shape that the config implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterInfo {
-    /// Name on disk.
+    /// Name of its tensor on disk; of a part of a larger tensor the name that it is written under.
     pub name: String,
+    /// Name that it is written under.
+    pub written: String,
     /// Extent of each dimension.
     pub shape: Vec<usize>,
+    /// The type that it is computed with in.
+    pub dtype: DType,
+    /// The tensor that holds it beside others.
+    pub stacked_in: Option<String>,
+}
+
+/// A parameter before anybody looked where it is on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) written: String,
+    pub(crate) shape: Vec<usize>,
+    /// Names that a checkpoint may use for it, the usual one first.
+    pub(crate) names: Vec<String>,
+    /// Where it is if no tensor has one of the names.
+    pub(crate) stack: Option<Stack>,
+    /// The type that it is computed with in, where it is not the model's.
+    pub(crate) dtype: Option<DType>,
+}
+
+/// A tensor that holds one linear of all experts of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Stack {
+    pub(crate) tensor: String,
+    /// The name from which those of its parts are made.
+    pub(crate) canonical: String,
+    /// The name of the part.
+    pub(crate) part: String,
+    pub(crate) layout: ExpertLayout,
 }
 
 /// All parameters of a model, in the order of its modules.
@@ -48,6 +79,8 @@ pub struct Store {
     weights: Arc<dyn Weights>,
     dtype: DType,
     infos: Vec<ParameterInfo>,
+    /// How to take those that are stacked out of their tensors.
+    parts: HashMap<ParameterId, ExpertPart>,
     by_name: HashMap<String, ParameterId>,
     slots: Mutex<Vec<Slot>>,
 }
@@ -69,20 +102,33 @@ pub struct Held<'a> {
 
 impl Store {
     /// A store over `weights` that computes in `dtype`.
-    pub(crate) fn new(weights: Arc<dyn Weights>, dtype: DType, infos: Vec<ParameterInfo>) -> Result<Self> {
-        let mut by_name = HashMap::new();
-        for (idx, info) in infos.iter().enumerate() {
-            let Some((_, found)) = weights.spec(&info.name) else {
-                return Err(Error::from(ErrorKind::MissingTensor).at(&info.name));
+    pub(crate) fn new(weights: Arc<dyn Weights>, dtype: DType, wanted: Vec<Wanted>) -> Result<Self> {
+        let mut stacks = Stacks::default();
+        let (mut infos, mut parts, mut by_name) = (Vec::new(), HashMap::new(), HashMap::new());
+        for (idx, Wanted { written, shape, names, stack, dtype: own }) in wanted.into_iter().enumerate() {
+            let id = ParameterId(idx);
+            let alone = names.iter().find_map(|name| weights.spec(name).map(|(_, found)| (name.clone(), found)));
+            let (name, found, stacked_in) = match (alone, stack) {
+                (Some((name, found)), _) => (name, found, None),
+                (None, Some(stack)) => {
+                    let part = stacks.part(weights.as_ref(), &stack)?;
+                    let found = part.shape.clone();
+                    parts.insert(id, part);
+                    (written.clone(), found, Some(stack.tensor))
+                }
+                (None, None) => {
+                    let name = names.into_iter().next().unwrap_or(written);
+                    return Err(Error::from(ErrorKind::MissingTensor).at(name));
+                }
             };
-            if found != info.shape {
-                let expected = info.shape.clone();
-                return Err(Error::from(ErrorKind::Shape { found, expected }).at(&info.name));
+            if found != shape {
+                return Err(Error::from(ErrorKind::Shape { found, expected: shape }).at(&name));
             }
-            by_name.insert(info.name.clone(), ParameterId(idx));
+            by_name.insert(name.clone(), id);
+            infos.push(ParameterInfo { name, written, shape, dtype: own.unwrap_or(dtype), stacked_in });
         }
         let slots = Mutex::new(infos.iter().map(|_| Slot::default()).collect());
-        Ok(Self { weights, dtype, infos, by_name, slots })
+        Ok(Self { weights, dtype, infos, parts, by_name, slots })
     }
 
     /// The type that the model computes in.
@@ -126,10 +172,23 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn original(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
-        let ParameterInfo { name, shape } = &self.infos[id.0];
-        let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
-        let (dtype, _) = spec.map_err(|kind| Error::from(kind).at(name))?;
-        let read = |out: &mut [u8]| Ok(self.weights.read_into(name, 0, out).map_err(ErrorKind::Weights)?);
+        let ParameterInfo { name, shape, stacked_in, .. } = &self.infos[id.0];
+        let tensor = stacked_in.as_ref().unwrap_or(name);
+        let spec = self.weights.spec(tensor).ok_or(ErrorKind::MissingTensor);
+        let (dtype, _) = spec.map_err(|kind| Error::from(kind).at(tensor))?;
+        let read = |out: &mut [u8]| {
+            let Some(part) = self.parts.get(&id) else {
+                return Ok(self.weights.read_into(tensor, 0, out).map_err(ErrorKind::Weights)?);
+            };
+            let start = part.source.start as u64;
+            if part.is_contiguous() {
+                return Ok(self.weights.read_into(tensor, start, out).map_err(ErrorKind::Weights)?);
+            }
+            let mut lines = vec![0; part.source.len()];
+            self.weights.read_into(tensor, start, &mut lines).map_err(ErrorKind::Weights)?;
+            out.copy_from_slice(&part.extract(&lines)?);
+            Ok(())
+        };
         Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(|error: Error| error.at(name))
     }
 
@@ -138,7 +197,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`], and [`tensor::ErrorKind::Index`] for rows beyond the last.
     pub fn rows(&self, engine: &Engine, id: ParameterId, start: usize, len: usize) -> Result<Tensor> {
-        let ParameterInfo { name, shape } = &self.infos[id.0];
+        let ParameterInfo { name, shape, .. } = &self.infos[id.0];
         if let Some(tensor) = self.in_memory(id) {
             return tensor.slice(0, start, len).map_err(|error| Error::from(error).at(name));
         }
@@ -169,7 +228,7 @@ impl Store {
     /// Reads runs of rows one below the other into a tensor of `shape`, in the type computed in.
     fn read_rows(&self, engine: &Engine, id: ParameterId, shape: &[usize], runs: &[(usize, usize)]) -> Result<Tensor> {
         let tensor = self.read_stored_rows(engine, id, shape, runs)?;
-        self.converted(engine, tensor).map_err(|error| error.at(&self.infos[id.0].name))
+        self.converted(engine, id, tensor).map_err(|error| error.at(&self.infos[id.0].name))
     }
 
     /// Reads runs of rows one below the other into a tensor of `shape`.
@@ -182,6 +241,9 @@ impl Store {
     ) -> Result<Tensor> {
         let name = &self.infos[id.0].name;
         let placed = |error: Error| error.at(name);
+        if let (true, &[(start, len)]) = (self.parts.contains_key(&id), runs) {
+            return self.original(engine, id)?.slice(0, start, len).map_err(|error| placed(error.into()));
+        }
         let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
         let (dtype, _) = spec.map_err(|kind| placed(kind.into()))?;
         let n_rows = shape[0].max(1);
@@ -207,18 +269,18 @@ impl Store {
 
     fn load(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
         let original = self.original(engine, id)?;
-        self.converted(engine, original)
+        self.converted(engine, id, original)
     }
 
-    fn converted(&self, engine: &Engine, tensor: Tensor) -> Result<Tensor> {
-        let found = tensor.dtype();
-        if found == self.dtype {
+    fn converted(&self, engine: &Engine, id: ParameterId, tensor: Tensor) -> Result<Tensor> {
+        let (found, dtype) = (tensor.dtype(), self.infos[id.0].dtype);
+        if found == dtype {
             return Ok(tensor);
         }
         if !matches!(found, DType::F32 | DType::BF16 | DType::F16) {
             return Err(ErrorKind::DType { found, expected: "F32, BF16 or F16" }.into());
         }
-        let mut cast = Op::Cast { dtype: self.dtype }.forward(engine, vec![tensor])?;
+        let mut cast = Op::Cast { dtype }.forward(engine, vec![tensor])?;
         cast.pop().ok_or_else(|| ErrorKind::Arity { found: 0, expected: "1" }.into())
     }
 
@@ -227,13 +289,13 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Shape`] and [`ErrorKind::DType`], placed at the parameter.
     pub fn set(&self, engine: &Engine, id: ParameterId, tensor: Tensor) -> Result<()> {
-        let ParameterInfo { name, shape: expected } = &self.infos[id.0];
+        let ParameterInfo { name, shape: expected, .. } = &self.infos[id.0];
         if tensor.shape() != expected.as_slice() {
             let kind = ErrorKind::Shape { found: tensor.shape().to_vec(), expected: expected.clone() };
             return Err(Error::from(kind).at(name));
         }
-        let exact = (tensor.dtype() != self.dtype).then(|| tensor.clone());
-        let tensor = self.converted(engine, tensor).map_err(|error| error.at(name))?;
+        let exact = (tensor.dtype() != self.infos[id.0].dtype).then(|| tensor.clone());
+        let tensor = self.converted(engine, id, tensor).map_err(|error| error.at(name))?;
         let slot = &mut self.lock()[id.0];
         slot.resident = None;
         slot.changed = Some(tensor);
@@ -254,13 +316,13 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Shape`] and [`ErrorKind::DType`], placed at the parameter.
     pub fn exchange(&self, id: ParameterId, tensor: Option<Tensor>) -> Result<Option<Tensor>> {
-        let ParameterInfo { name, shape: expected } = &self.infos[id.0];
+        let ParameterInfo { name, shape: expected, dtype, .. } = &self.infos[id.0];
         if let Some(tensor) = &tensor {
             let found = tensor.shape().to_vec();
             if found != *expected {
                 return Err(Error::from(ErrorKind::Shape { found, expected: expected.clone() }).at(name));
             }
-            if tensor.dtype() != self.dtype {
+            if tensor.dtype() != *dtype {
                 let kind = ErrorKind::DType { found: tensor.dtype(), expected: "the type that the model computes in" };
                 return Err(Error::from(kind).at(name));
             }
@@ -273,7 +335,8 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::MissingTensor`], placed at the parameter.
     pub fn stored_dtype(&self, id: ParameterId) -> Result<DType> {
-        let name = &self.infos[id.0].name;
+        let ParameterInfo { name, stacked_in, .. } = &self.infos[id.0];
+        let name = stacked_in.as_ref().unwrap_or(name);
         let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
         spec.map(|(dtype, _)| dtype).map_err(|kind| Error::from(kind).at(name))
     }
@@ -283,11 +346,11 @@ impl Store {
     /// # Errors
     /// As [`Store::rows`].
     pub fn stored_rows(&self, engine: &Engine, id: ParameterId, start: usize, len: usize) -> Result<Tensor> {
-        let ParameterInfo { name, shape } = &self.infos[id.0];
+        let ParameterInfo { name, shape, dtype, .. } = &self.infos[id.0];
         let known = {
             let slots = self.lock();
             let slot = &slots[id.0];
-            let is_own = self.stored_dtype(id)? == self.dtype;
+            let is_own = self.stored_dtype(id)? == *dtype;
             let held = slot.changed.as_ref().or(slot.resident.as_ref()).filter(|_| is_own);
             slot.exact.as_ref().or(held).cloned()
         };
@@ -326,6 +389,25 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Parts of the tensors that were asked for.
+#[derive(Default)]
+struct Stacks(HashMap<String, HashMap<String, ExpertPart>>);
+
+impl Stacks {
+    /// A part of a stack.
+    fn part(&mut self, weights: &dyn Weights, stack: &Stack) -> Result<ExpertPart> {
+        let missing = || Error::from(ErrorKind::MissingTensor).at(&stack.part);
+        if !self.0.contains_key(&stack.tensor) {
+            let (dtype, shape) = weights.spec(&stack.tensor).ok_or_else(missing)?;
+            let parts = split_fused_experts(&stack.canonical, dtype, &shape, stack.layout);
+            let parts = parts.map_err(|error| Error::from(error).at(&stack.tensor))?.unwrap_or_default();
+            let parts = parts.into_iter().map(|part| (part.name.clone(), part)).collect();
+            self.0.insert(stack.tensor.clone(), parts);
+        }
+        self.0.get(&stack.tensor).and_then(|parts| parts.get(&stack.part)).cloned().ok_or_else(missing)
     }
 }
 

@@ -25,6 +25,9 @@ pub use kernels::elementary;
 pub use kernels::nll;
 pub use kernels::rms_norm::Rounded;
 pub use kernels::rope::{Pairing, inverse_frequencies};
-pub use op::{Attention, Normalize, Op, Presence, Route, Scores, expert_rows, grouped_linear, indices};
+pub use op::{
+    Attention, GroupScore, Groups, LongFrequencies, Longer, Normalize, Op, Presence, Route, Scores, expert_rows,
+    grouped_linear, indices,
+};
 pub use spec::{Dim, Spec, Symbol};
 pub use view::Tensor;

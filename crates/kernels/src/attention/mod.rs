@@ -18,6 +18,8 @@ pub enum Mask {
     Causal,
     /// As causal, and at most this many keys, the query's own among them.
     Window(usize),
+    /// As causal, and only keys of the query's own chunk of this many positions.
+    Chunk(usize),
 }
 
 /// Numbers added to the scores: element (b, h, q, k) is `data[b * strides[0] + h * strides[1] + q * strides[2] + k]`.
@@ -107,11 +109,14 @@ impl Attention<'_> {
     pub(crate) fn visible(&self, query: usize) -> (usize, usize) {
         let end = match self.mask {
             Mask::Full => self.keys,
-            Mask::Causal | Mask::Window(_) => (query + 1 + self.keys).saturating_sub(self.queries).min(self.keys),
+            Mask::Causal | Mask::Window(_) | Mask::Chunk(_) => {
+                (query + 1 + self.keys).saturating_sub(self.queries).min(self.keys)
+            }
         };
         let start = match self.mask {
             // Counted from the query's position, which may lie beyond the first key.
             Mask::Window(width) => end.saturating_sub(width),
+            Mask::Chunk(size) => end.saturating_sub(1).checked_div(size).unwrap_or(0) * size,
             Mask::Full | Mask::Causal => 0,
         };
         (start, end)

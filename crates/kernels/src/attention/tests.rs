@@ -52,7 +52,7 @@ fn agree<T: Element>(plan: &Attention<'_>) {
 
 #[test]
 fn every_mask_and_shape_has_the_bits_of_the_reference() {
-    for mask in [Mask::Full, Mask::Causal, Mask::Window(5), Mask::Window(150)] {
+    for mask in [Mask::Full, Mask::Causal, Mask::Window(5), Mask::Window(150), Mask::Chunk(7), Mask::Chunk(200)] {
         for (queries, keys) in [(1, 1), (3, 130), (57, 57), (130, 300), (20, 5), (300, 300)] {
             agree::<f32>(&plan(1, queries, keys, mask));
         }
@@ -60,6 +60,13 @@ fn every_mask_and_shape_has_the_bits_of_the_reference() {
     }
     agree::<f32>(&Attention { head_dim: 7, value_dim: 33, heads: 3, kv_heads: 3, ..plan(2, 9, 40, Mask::Causal) });
     agree::<f32>(&Attention { head_dim: 128, value_dim: 128, heads: 2, kv_heads: 1, ..plan(1, 60, 200, Mask::Causal) });
+}
+
+#[test]
+fn a_chunk_begins_anew_at_each_multiple_of_its_size() {
+    let plan = plan(1, 6, 6, Mask::Chunk(4));
+    let visible: Vec<_> = (0..6).map(|query| plan.visible(query)).collect();
+    assert_eq!(visible, [(0, 1), (0, 2), (0, 3), (0, 4), (4, 5), (4, 6)]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
         let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
-        let layer = LayerPlan { norms: ONE_NORM, shape: Branches::Parallel, ..layer };
+        let layer = LayerPlan { listed: ONE_NORM, shape: Branches::Parallel, ..layer };
         decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)

@@ -38,7 +38,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
         let attention =
             AttentionPlan { window, rope: attention.rope.filter(|_| window.is_some()), ..attention.clone() };
         let layer = LayerPlan::pre_norm(norm, attention, Feed::Gated(mlp.clone()));
-        let layer = LayerPlan { norms: ONE_NORM, shape: Branches::Parallel, ..layer };
+        let layer = LayerPlan { listed: ONE_NORM, shape: Branches::Parallel, ..layer };
         decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)

@@ -34,7 +34,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
         let rope = attention.rope.filter(|_| has_positions);
         let attention = AttentionPlan { window: windows[idx], rope, ..attention.clone() };
         let layer = LayerPlan::pre_norm(norm, attention, Feed::Gated(mlp.clone()));
-        let layer = LayerPlan { norms: POST_NORMS, ..layer };
+        let layer = LayerPlan { listed: POST_NORMS, ..layer };
         decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)

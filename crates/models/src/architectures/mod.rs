@@ -1,18 +1,34 @@
 //! Architectures: one file each, and the registry.
 
+mod bloom;
 mod cohere;
 mod cohere2;
+mod deepseek_v2;
+mod deepseek_v3;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod glm4;
+mod glm4_moe;
+mod gpt2;
+mod gpt_neox;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod llama;
+mod llama4_text;
 mod mistral;
+mod mixtral;
+mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod opt;
+mod phi;
+mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
@@ -39,19 +55,35 @@ pub struct Architecture {
 
 /// All architectures, by name.
 pub const ARCHITECTURES: &[Architecture] = &[
+    bloom::ARCHITECTURE,
     cohere::ARCHITECTURE,
     cohere2::ARCHITECTURE,
+    deepseek_v2::ARCHITECTURE,
+    deepseek_v3::ARCHITECTURE,
     ernie4_5::ARCHITECTURE,
     exaone4::ARCHITECTURE,
+    falcon::ARCHITECTURE,
     gemma::ARCHITECTURE,
     gemma2::ARCHITECTURE,
     gemma3_text::ARCHITECTURE,
+    glm4::ARCHITECTURE,
+    glm4_moe::ARCHITECTURE,
+    gpt2::ARCHITECTURE,
+    gpt_neox::ARCHITECTURE,
+    gpt_oss::ARCHITECTURE,
     granite::ARCHITECTURE,
+    granitemoe::ARCHITECTURE,
     llama::ARCHITECTURE,
+    llama4_text::ARCHITECTURE,
     mistral::ARCHITECTURE,
+    mixtral::ARCHITECTURE,
+    nemotron::ARCHITECTURE,
     olmo::ARCHITECTURE,
     olmo2::ARCHITECTURE,
     olmo3::ARCHITECTURE,
+    opt::ARCHITECTURE,
+    phi::ARCHITECTURE,
+    phi3::ARCHITECTURE,
     qwen2::ARCHITECTURE,
     qwen2_moe::ARCHITECTURE,
     qwen3::ARCHITECTURE,

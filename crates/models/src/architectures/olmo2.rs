@@ -28,7 +28,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
         let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
-        let layer = LayerPlan { norms: POST_NORMS, ..layer };
+        let layer = LayerPlan { listed: POST_NORMS, ..layer };
         decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)

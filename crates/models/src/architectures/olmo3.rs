@@ -35,7 +35,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     causal_lm(&mut b, plan, |b, idx, name| {
         let attention = AttentionPlan { window: windows[idx], ..attention.clone() };
         let layer = LayerPlan::pre_norm(norm, attention, Feed::Gated(mlp.clone()));
-        let layer = LayerPlan { norms: POST_NORMS, ..layer };
+        let layer = LayerPlan { listed: POST_NORMS, ..layer };
         decoder_layer(b, name, CLASSES.layer, &layer)
     })?;
     Ok(b)

@@ -5,10 +5,10 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    AttentionPlan, Classes, Defaults, ExpertNames, Feed, LayerPlan, MlpPlan, ModuleOrder, MoePlan, causal_lm,
-    decoder_layer, plain_attention, plain_causal, plain_mlp, qwen_windows,
+    AttentionPlan, Classes, Defaults, ExpertNames, Feed, LayerPlan, MlpPlan, SharedPlan, causal_lm, decoder_layer,
+    plain_attention, plain_causal, plain_mlp, plain_moe, qwen_windows,
 };
-use tensor::{Normalize, Scores};
+use tensor::Normalize;
 
 const CLASSES: Classes = classes!("Qwen2Moe");
 const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 10_000.0, tied: Flag::Off };
@@ -24,26 +24,20 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     attention.qkv_bias = Bias::from_flag(config.flag_or("qkv_bias", Flag::On)?);
     let windows = qwen_windows(config, plan.n_layers)?;
     let mlp = plain_mlp(config, "Qwen2MoeMLP")?;
-    let moe = MoePlan {
-        names: ExpertNames {
-            block: "Qwen2MoeSparseMoeBlock",
-            router: "Qwen2MoeTopKRouter",
-            experts: "Qwen2MoeExperts",
-            expert: "Qwen2MoeMLP",
-            gate: "gate_proj",
-            up: "up_proj",
-            down: "down_proj",
-        },
-        width: mlp.width,
-        intermediate: config.size("moe_intermediate_size")?,
-        n_experts: config.count("num_experts", 1 << 12)?,
-        n_chosen: config.size("num_experts_per_tok")?,
-        scores: Scores::Softmax,
-        normalize: if config.flag_or("norm_topk_prob", Flag::Off)? { Normalize::ToOne } else { Normalize::No },
-        activation: mlp.activation,
-        order: ModuleOrder::RouterFirst,
-        shared: Some(MlpPlan { intermediate: config.size("shared_expert_intermediate_size")?, ..mlp.clone() }),
+    let names = ExpertNames {
+        block: "Qwen2MoeSparseMoeBlock",
+        router: ("gate", "Qwen2MoeTopKRouter"),
+        experts: "Qwen2MoeExperts",
+        expert: "Qwen2MoeMLP",
     };
+    let mut moe = plain_moe(config, names, &mlp, "num_experts", config.size("moe_intermediate_size")?)?;
+    moe.route.normalize = Normalize::from_flag(config.flag_or("norm_topk_prob", Flag::Off)?);
+    let intermediate = config.size("shared_expert_intermediate_size")?;
+    moe.shared = Some(SharedPlan {
+        name: "shared_expert",
+        mlp: MlpPlan { intermediate, ..mlp.clone() },
+        gate: Some("shared_expert_gate"),
+    });
     moe.check()?;
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.sizes("mlp_only_layers")?;

@@ -5,10 +5,10 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    AttentionPlan, Classes, Defaults, ExpertNames, Feed, HeadNorms, LayerPlan, ModuleOrder, MoePlan, causal_lm,
-    decoder_layer, plain_attention, plain_causal, plain_mlp, qwen_windows,
+    AttentionPlan, Classes, Defaults, ExpertNames, Feed, HeadNorms, LayerPlan, ModuleOrder, causal_lm, decoder_layer,
+    plain_attention, plain_causal, plain_mlp, plain_moe, qwen_windows,
 };
-use tensor::{Normalize, Scores};
+use tensor::Normalize;
 
 const CLASSES: Classes = classes!("Qwen3Moe");
 const DEFAULTS: Defaults = Defaults { norm_eps: 1e-6, rope_theta: 10_000.0, tied: Flag::Off };
@@ -26,29 +26,16 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     attention.norms = HeadNorms::PerHead(plan.norm);
     let windows = qwen_windows(config, plan.n_layers)?;
     let mlp = plain_mlp(config, "Qwen3MoeMLP")?;
-    let moe = MoePlan {
-        names: ExpertNames {
-            block: "Qwen3MoeSparseMoeBlock",
-            router: "Qwen3MoeTopKRouter",
-            experts: "Qwen3MoeExperts",
-            expert: "Qwen3MoeMLP",
-            gate: "gate_proj",
-            up: "up_proj",
-            down: "down_proj",
-        },
-        width: mlp.width,
-        intermediate: config.size("moe_intermediate_size")?,
-        n_experts: match config.get("num_experts") {
-            Some(_) => config.count("num_experts", 1 << 12)?,
-            None => config.count("num_local_experts", 1 << 12)?,
-        },
-        n_chosen: config.size("num_experts_per_tok")?,
-        scores: Scores::Softmax,
-        normalize: if config.flag_or("norm_topk_prob", Flag::Off)? { Normalize::ToOne } else { Normalize::No },
-        activation: mlp.activation,
-        order: ModuleOrder::ExpertsFirst,
-        shared: None,
+    let names = ExpertNames {
+        block: "Qwen3MoeSparseMoeBlock",
+        router: ("gate", "Qwen3MoeTopKRouter"),
+        experts: "Qwen3MoeExperts",
+        expert: "Qwen3MoeMLP",
     };
+    let count = if config.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
+    let mut moe = plain_moe(config, names, &mlp, count, config.size("moe_intermediate_size")?)?;
+    moe.route.normalize = Normalize::from_flag(config.flag_or("norm_topk_prob", Flag::Off)?);
+    moe.order = ModuleOrder::ExpertsFirst;
     moe.check()?;
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.sizes("mlp_only_layers")?;

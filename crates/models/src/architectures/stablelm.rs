@@ -5,8 +5,8 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    Classes, Defaults, Feed, LayerPlan, NormKind, NormPlan, causal_lm, decoder_layer, plain_attention, plain_causal,
-    plain_mlp, refuse,
+    Classes, Defaults, Feed, LayerPlan, NormKind, NormPlan, PRE_NORMS_DROPOUT, causal_lm, decoder_layer,
+    plain_attention, plain_causal, plain_mlp, refuse,
 };
 use crate::rope::Frequencies;
 
@@ -32,7 +32,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
         let layer = LayerPlan::pre_norm(norm, attention.clone(), Feed::Gated(mlp.clone()));
-        decoder_layer(b, name, CLASSES.layer, &LayerPlan { dropout: Some("dropout"), ..layer })
+        decoder_layer(b, name, CLASSES.layer, &LayerPlan { listed: PRE_NORMS_DROPOUT, ..layer })
     })?;
     Ok(b)
 }

@@ -5,8 +5,8 @@ use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::error::Result;
 use crate::layers::{
-    Classes, Defaults, Feed, LayerPlan, NormKind, NormPlan, causal_lm, decoder_layer, plain_attention, plain_causal,
-    plain_mlp,
+    ActPlace, Classes, Defaults, Feed, LayerPlan, NormKind, NormPlan, PlainNames, causal_lm, decoder_layer,
+    plain_attention, plain_causal, plain_mlp,
 };
 
 const CLASSES: Classes = classes!("Starcoder2");
@@ -27,10 +27,10 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     attention.window = config.size_of("sliding_window")?;
     let mut mlp = plain_mlp(config, "Starcoder2MLP")?;
     mlp.activation = config.activation("hidden_act", "gelu_pytorch_tanh")?;
-    mlp.bias = bias;
+    (mlp.bias, mlp.act) = (bias, "act");
     let norm = plan.norm;
     causal_lm(&mut b, plan, |b, _, name| {
-        let feed = Feed::Plain(mlp.clone(), ["c_fc", "c_proj", "act"]);
+        let feed = Feed::Plain(mlp.clone(), PlainNames(["c_fc", "c_proj"], ActPlace::Last));
         decoder_layer(b, name, CLASSES.layer, &LayerPlan::pre_norm(norm, attention.clone(), feed))
     })?;
     Ok(b)

@@ -1,12 +1,11 @@
-//! The decoder layer in its forms, and the causal language model around it.
+//! The causal language model around its layers.
+
+use std::sync::Arc;
 
 use graph::{ModuleId, Value};
-use tensor::Op;
+use tensor::{DType, Op};
 
-use super::{
-    AttentionPlan, EmbeddingPlan, MlpPlan, MoePlan, NormPlan, PlainNames, Rotary, attention, embedding, exactly,
-    gated_mlp, norm, sparse_moe, ungated_mlp,
-};
+use super::{EmbeddingPlan, NormPlan, PositionsPlan, Rotary, embedding, exactly, learned_positions, norm};
 use crate::build::{Bias, Builder};
 use crate::context::{Causal, Cx, Layer};
 use crate::error::{ErrorKind, Result};
@@ -23,86 +22,66 @@ pub(crate) struct Classes {
     pub(crate) rotary: &'static str,
 }
 
-/// A decoder layer.
-pub(crate) struct LayerPlan {
-    pub(crate) attention: AttentionPlan,
-    pub(crate) feed: Feed,
-    pub(crate) norm: NormPlan,
-    /// Which norms there are, in the order in which they are listed.
-    pub(crate) norms: &'static [(Slot, &'static str)],
-    pub(crate) shape: Branches,
-    /// Factor on what a branch adds.
-    pub(crate) residual_factor: Option<f32>,
-    /// A `dropout` that is listed and does nothing.
-    pub(crate) dropout: Option<&'static str>,
-}
-
-/// Where a norm stands in a decoder layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
-    BeforeAttention,
-    AfterAttention,
-    BeforeFeed,
-    AfterFeed,
-}
-
-/// How the two branches of a decoder layer follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Branches {
-    /// The second takes what the first gave.
-    InTurn,
-    /// Both take the first norm's result.
-    Parallel,
-}
-
-/// A norm before each branch (Llama).
-pub(crate) const PRE_NORMS: &[(Slot, &str)] =
-    &[(Slot::BeforeAttention, "input_layernorm"), (Slot::BeforeFeed, "post_attention_layernorm")];
-
-/// A norm after each branch (OLMo 2).
-pub(crate) const POST_NORMS: &[(Slot, &str)] =
-    &[(Slot::AfterAttention, "post_attention_layernorm"), (Slot::AfterFeed, "post_feedforward_layernorm")];
-
-/// A norm before and after each branch (Gemma 2).
-pub(crate) const SANDWICH_NORMS: &[(Slot, &str)] = &[
-    (Slot::BeforeAttention, "input_layernorm"),
-    (Slot::AfterAttention, "post_attention_layernorm"),
-    (Slot::BeforeFeed, "pre_feedforward_layernorm"),
-    (Slot::AfterFeed, "post_feedforward_layernorm"),
-];
-
-/// One norm for both branches (Cohere).
-pub(crate) const ONE_NORM: &[(Slot, &str)] = &[(Slot::BeforeAttention, "input_layernorm")];
-
-impl LayerPlan {
-    /// Branches in turn with a norm before each.
-    pub(crate) fn pre_norm(norm: NormPlan, attention: AttentionPlan, feed: Feed) -> Self {
-        Self { attention, feed, norm, norms: PRE_NORMS, shape: Branches::InTurn, residual_factor: None, dropout: None }
-    }
-}
-
-/// The second branch of a decoder layer.
-pub(crate) enum Feed {
-    Gated(MlpPlan),
-    Plain(MlpPlan, PlainNames),
-    Experts(MoePlan),
-}
-
 /// A causal language model.
 pub(crate) struct CausalPlan {
     pub(crate) classes: Classes,
+    /// Name of the body, and names and classes of what lies inside of it before the layers' module.
+    pub(crate) body: &'static str,
+    pub(crate) inner: Option<(&'static str, &'static str)>,
+    /// What the body holds, in the order in which it is listed.
+    pub(crate) listed: &'static [Part],
     pub(crate) embedding: EmbeddingPlan,
+    pub(crate) positions: Option<PositionsPlan>,
+    /// Width of the embedding's table where it is projected to C (OPT 350M).
+    pub(crate) projected: Option<usize>,
+    /// C.
+    pub(crate) width: usize,
     pub(crate) n_layers: usize,
     pub(crate) norm: NormPlan,
     pub(crate) frequencies: Vec<Frequencies>,
     /// Which of the frequencies each layer takes; the first where there is no entry.
     pub(crate) table_of_layer: Vec<usize>,
+    pub(crate) alibi: Option<Alibi>,
     /// Whether the head shares the embedding's table.
     pub(crate) head: Head,
+    pub(crate) head_bias: Bias,
     /// Factor on the logits.
     pub(crate) logits_factor: Option<f32>,
     /// `c * tanh(logit / c)` in place of a logit.
     pub(crate) logits_cap: Option<f32>,
+}
+
+/// A part of the body, under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Embedding(&'static str),
+    /// Learned positions, added to the embedding.
+    Positions(&'static str),
+    /// A norm of the embedding (BLOOM).
+    EmbeddingNorm(&'static str),
+    /// Projections from and to the embedding's width, where it is not C.
+    ProjectIn(&'static str),
+    ProjectOut(&'static str),
+    Layers(&'static str),
+    Norm(&'static str),
+    Rotary(&'static str),
+    /// It is listed and does nothing.
+    Dropout(&'static str),
+}
+
+/// Parts of the Llama family.
+pub(crate) const LLAMA_PARTS: &[Part] =
+    &[Part::Embedding("embed_tokens"), Part::Layers("layers"), Part::Norm("norm"), Part::Rotary("rotary_emb")];
+
+/// Numbers that grow with a key's position, added to the scores.
+#[derive(Clone)]
+pub(crate) struct Alibi {
+    /// By head.
+    pub(crate) slopes: Arc<[f32]>,
+    /// The type that they are rounded to; that of the model by default.
+    pub(crate) rounded_to: Option<DType>,
+    /// Factor on the rounded numbers.
+    pub(crate) factor: f32,
 }
 
 /// Where the head's weight comes from.
@@ -112,24 +91,23 @@ pub(crate) enum Head {
     Tied,
 }
 
-/// x (B, T, C), cos, sin, then a key mask or not -> (B, T, C).
-struct DecoderLayer {
-    attention: ModuleId,
-    feed: ModuleId,
-    /// In order of [`Slot`].
-    norms: [Option<ModuleId>; 4],
-    shape: Branches,
-    residual_factor: Option<f32>,
+/// ids (B, T), then a mask (B, T) or not -> (B, T, C).
+#[derive(Default)]
+struct Decoder {
+    embedding: Option<ModuleId>,
+    positions: Option<ModuleId>,
+    embedding_norm: Option<ModuleId>,
+    project_in: Option<ModuleId>,
+    project_out: Option<ModuleId>,
+    layers: Vec<ModuleId>,
+    norm: Option<ModuleId>,
+    rotary: Option<ModuleId>,
+    table_of_layer: Vec<usize>,
+    alibi: Option<Alibi>,
 }
 
-/// ids (B, T), then a mask (B, T) or not -> (B, T, C).
-struct Decoder {
-    embedding: ModuleId,
-    layers: Vec<ModuleId>,
-    norm: ModuleId,
-    rotary: ModuleId,
-    table_of_layer: Vec<usize>,
-}
+/// A module that hands its inputs to another.
+struct Around(ModuleId);
 
 /// ids (B, T), then a mask (B, T) or not -> logits (B, T, V).
 struct CausalLm {
@@ -139,132 +117,86 @@ struct CausalLm {
     logits_cap: Option<f32>,
 }
 
-/// `x + attention(x)`, then `x + feed(x)`, with norms where the plan has them.
-pub(crate) fn decoder_layer(b: &mut Builder, name: &str, class: &'static str, plan: &LayerPlan) -> Result<ModuleId> {
-    b.module(name, class, |b| {
-        let (attention, attention_takes, attention_gives) = attention(b, "self_attn", &plan.attention)?;
-        let (feed, feed_takes, feed_gives) = match &plan.feed {
-            Feed::Gated(mlp) => {
-                let (id, takes, gives) = gated_mlp(b, "mlp", mlp)?;
-                (id, takes, vec![gives])
-            }
-            Feed::Plain(mlp, names) => {
-                let (id, takes, gives) = ungated_mlp(b, "mlp", mlp, *names)?;
-                (id, takes, vec![gives])
-            }
-            Feed::Experts(moe) => sparse_moe(b, "mlp", moe)?,
-        };
-        let mut norms = [None; 4];
-        for &(slot, name) in plan.norms {
-            norms[slot as usize] = Some(norm(b, name, plan.norm, plan.attention.width)?);
-        }
-        if let Some(name) = plan.dropout {
-            b.holder(name, "Dropout", |_| Ok(()))?;
-        }
-        let layer = DecoderLayer { attention, feed, norms, shape: plan.shape, residual_factor: plan.residual_factor };
-        layer.publish(b, plan, [attention_takes, feed_takes], [vec![attention_gives], feed_gives]);
-        Ok(layer)
-    })
-}
-
-impl DecoderLayer {
-    fn norm(&self, slot: Slot) -> Option<ModuleId> {
-        self.norms[slot as usize]
-    }
-
-    /// Says which norm feeds whom, and who reads and writes the residual stream.
-    fn publish(&self, b: &mut Builder, plan: &LayerPlan, takes: [Vec<ModuleId>; 2], gives: [Vec<ModuleId>; 2]) {
-        let mut read = |norm: Option<ModuleId>, takes: &[ModuleId]| match norm {
-            Some(norm) => {
-                if plan.norm.is_scalable() {
-                    b.link(norm, takes, ChannelMap::Same);
-                }
-                b.links().residual_readers.push(norm);
-            }
-            None => b.links().residual_readers.extend(takes),
-        };
-        let [attention_takes, feed_takes] = takes;
-        match self.shape {
-            Branches::Parallel => read(self.norm(Slot::BeforeAttention), &[attention_takes, feed_takes].concat()),
-            Branches::InTurn => {
-                read(self.norm(Slot::BeforeAttention), &attention_takes);
-                read(self.norm(Slot::BeforeFeed), &feed_takes);
-            }
-        }
-        for (slot, gives) in [Slot::AfterAttention, Slot::AfterFeed].into_iter().zip(gives) {
-            match self.norm(slot) {
-                Some(norm) => b.links().residual_writers.push(norm),
-                None => b.links().residual_writers.extend(gives),
-            }
-        }
-    }
-
-    /// A value through the norm of a slot, where there is one.
-    fn normed(&self, cx: &mut Cx<'_>, slot: Slot, x: Value) -> Result<Value> {
-        match self.norm(slot) {
-            Some(norm) => cx.call(norm, [x]),
-            None => Ok(x),
-        }
-    }
-
-    fn add(&self, cx: &mut Cx<'_>, x: Value, mut branch: Value) -> Result<Value> {
-        if let Some(factor) = self.residual_factor {
-            branch = cx.apply(Op::Scale { factor }, [branch])?;
-        }
-        cx.apply(Op::Add, [x, branch])
-    }
-}
-
-/// Embedding, decoder layers, norm and head; `layer` builds each decoder layer under its number.
+/// Embedding, layers, norm and head; `layer` builds each layer under its number.
 pub(crate) fn causal_lm(
     b: &mut Builder,
     plan: CausalPlan,
-    layer: impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
+    mut layer: impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
 ) -> Result<()> {
-    let CausalPlan { classes, embedding: table, n_layers, norm: norm_plan, head, logits_factor, logits_cap, .. } = plan;
-    let (frequencies, table_of_layer) = (plan.frequencies, plan.table_of_layer);
     b.root(|b| {
-        let mut parts = None;
-        let model = b.module("model", classes.model, |b| {
-            let (embedding, weight) = embedding(b, "embed_tokens", &table)?;
-            b.links().residual_writers.push(embedding);
-            let (_, layers) = b.list("layers", n_layers, layer)?;
-            let norm = norm(b, "norm", norm_plan, table.width)?;
-            let rotary = b.module("rotary_emb", classes.rotary, |_| Ok(Rotary(frequencies)))?;
-            b.links().residual_readers.push(norm);
-            parts = Some((weight, norm));
-            Ok(Decoder { embedding, layers, norm, rotary, table_of_layer })
-        })?;
-        let (weight, norm) = parts.expect("the closure ran, else there were an error");
-        let head = match head {
-            Head::Own => b.linear("lm_head", [table.vocab_size, table.width], Bias::Absent)?,
-            Head::Tied => b.tied_linear("lm_head", weight)?,
+        let mut weight = None;
+        let mut last = None;
+        let mut build = |b: &mut Builder| {
+            let (decoder, table) = decoder(b, &plan, &mut layer)?;
+            weight = table;
+            last = decoder.project_out.or(decoder.norm.filter(|_| plan.norm.is_scalable()));
+            Ok(decoder)
         };
-        if norm_plan.is_scalable() {
-            b.link(norm, &[head], ChannelMap::Same);
+        let model = match plan.inner {
+            None => b.module(plan.body, plan.classes.model, build)?,
+            Some((name, class)) => {
+                b.module(plan.body, plan.classes.model, |b| b.module(name, class, &mut build).map(Around))?
+            }
+        };
+        let columns = plan.projected.unwrap_or(plan.width);
+        let head = match (plan.head, weight) {
+            (Head::Tied, Some(weight)) => b.tied_linear("lm_head", weight)?,
+            _ => b.linear("lm_head", [plan.embedding.vocab_size, columns], plan.head_bias)?,
+        };
+        if let Some(last) = last {
+            b.link(last, &[head], ChannelMap::Same);
         }
-        Ok(CausalLm { model, head, logits_factor, logits_cap })
+        // A checkpoint of the body alone has names without the body's.
+        let prefix = format!("{}.", plan.body);
+        b.alias(|name| name.strip_prefix(&prefix).map(str::to_owned));
+        Ok(CausalLm { model, head, logits_factor: plan.logits_factor, logits_cap: plan.logits_cap })
     })
 }
 
-impl Layer for DecoderLayer {
-    fn forward(&self, cx: &mut Cx<'_>, mut inputs: Vec<Value>) -> Result<Vec<Value>> {
-        let Some(x) = inputs.first().cloned() else {
-            return Err(ErrorKind::Arity { found: 0, expected: "x, cos, sin and perhaps a key mask" }.into());
-        };
-        let first = self.normed(cx, Slot::BeforeAttention, x.clone())?;
-        inputs[0] = first.clone();
-        let [branch] = exactly(cx.call_all(self.attention, inputs)?, "one result")?;
-        let branch = self.normed(cx, Slot::AfterAttention, branch)?;
-        let x = self.add(cx, x, branch)?;
-        let second = match self.shape {
-            Branches::Parallel => first,
-            Branches::InTurn => self.normed(cx, Slot::BeforeFeed, x.clone())?,
-        };
-        let branch = cx.call(self.feed, [second])?;
-        let branch = self.normed(cx, Slot::AfterFeed, branch)?;
-        Ok(vec![self.add(cx, x, branch)?])
+fn decoder(
+    b: &mut Builder,
+    plan: &CausalPlan,
+    layer: &mut impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
+) -> Result<(Decoder, Option<crate::store::ParameterId>)> {
+    let mut weight = None;
+    let mut it =
+        Decoder { table_of_layer: plan.table_of_layer.clone(), alibi: plan.alibi.clone(), ..Decoder::default() };
+    for part in plan.listed {
+        match *part {
+            Part::Embedding(name) => {
+                let (id, table) = embedding(b, name, &plan.embedding)?;
+                b.links().residual_writers.push(id);
+                (it.embedding, weight) = (Some(id), Some(table));
+            }
+            Part::Positions(name) => {
+                it.positions =
+                    plan.positions.map(|positions| learned_positions(b, name, positions, plan.width)).transpose()?;
+            }
+            Part::EmbeddingNorm(name) => it.embedding_norm = Some(norm(b, name, plan.norm, plan.width)?),
+            Part::ProjectIn(name) => {
+                let linear = |width| b.linear(name, [plan.width, width], Bias::Absent);
+                it.project_in = plan.projected.map(linear).transpose()?;
+            }
+            Part::ProjectOut(name) => {
+                let linear = |width| b.linear(name, [width, plan.width], Bias::Absent);
+                it.project_out = plan.projected.map(linear).transpose()?;
+            }
+            Part::Layers(name) => (_, it.layers) = b.list(name, plan.n_layers, &mut *layer)?,
+            Part::Norm(name) => it.norm = Some(norm(b, name, plan.norm, plan.width)?),
+            Part::Rotary(name) => {
+                let frequencies = plan.frequencies.clone();
+                it.rotary = Some(b.module(name, plan.classes.rotary, |_| Ok(Rotary(frequencies)))?);
+            }
+            Part::Dropout(name) => drop(b.holder(name, "Dropout", |_| Ok(()))?),
+        }
     }
+    if let Some(norm) = it.norm {
+        b.links().residual_readers.push(norm);
+    }
+    if let (Some(norm), Some(out), true) = (it.norm, it.project_out, plan.norm.is_scalable()) {
+        b.link(norm, &[out], ChannelMap::Same);
+    }
+    Ok((it, weight))
 }
 
 impl Layer for Decoder {
@@ -274,16 +206,44 @@ impl Layer for Decoder {
             [ids, mask] => (ids.clone(), Some(mask.clone())),
             _ => return Err(ErrorKind::Arity { found: inputs.len(), expected: "ids and perhaps a mask" }.into()),
         };
-        let mut x = cx.call(self.embedding, [ids])?;
-        let tables = cx.call_all(self.rotary, vec![x.clone()])?;
-        let key_mask = mask.map(|mask| cx.apply(Op::KeyMask, [mask])).transpose()?;
+        let Some(embedding) = self.embedding else { return Err(ErrorKind::NotCallable.into()) };
+        let mut x = cx.call(embedding, [ids])?;
+        if let Some(project) = self.project_in {
+            x = cx.call(project, [x])?;
+        }
+        if let Some(positions) = self.positions {
+            let [more] = exactly(cx.call_all(positions, inputs)?, "one result")?;
+            x = cx.apply(Op::Add, [x, more])?;
+        }
+        if let Some(norm) = self.embedding_norm {
+            x = cx.call(norm, [x])?;
+        }
+        let tables = match self.rotary {
+            Some(rotary) => cx.call_all(rotary, vec![x.clone()])?,
+            None => Vec::new(),
+        };
+        let mut key_mask = mask.map(|mask| cx.apply(Op::KeyMask, [mask])).transpose()?;
+        if let Some(Alibi { slopes, rounded_to, factor }) = &self.alibi {
+            let op = Op::Alibi { slopes: slopes.clone(), rounded_to: *rounded_to, factor: *factor };
+            let [biases] = exactly(cx.apply_all(op, [x.clone()].into_iter().chain(key_mask).collect())?, "one result")?;
+            key_mask = Some(biases);
+        }
         for (idx, &layer) in self.layers.iter().enumerate() {
             let table = self.table_of_layer.get(idx).copied().unwrap_or(0);
             let positions = tables.iter().skip(2 * table).take(2).chain(&key_mask).cloned();
             let inputs = std::iter::once(x).chain(positions).collect();
             [x] = exactly(cx.call_all(layer, inputs)?, "one result")?;
         }
-        cx.call_all(self.norm, vec![x])
+        for module in [self.norm, self.project_out].into_iter().flatten() {
+            x = cx.call(module, [x])?;
+        }
+        Ok(vec![x])
+    }
+}
+
+impl Layer for Around {
+    fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
+        cx.call_all(self.0, inputs)
     }
 }
 

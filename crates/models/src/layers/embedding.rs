@@ -49,6 +49,47 @@ pub(crate) fn embedding(b: &mut Builder, name: &str, plan: &EmbeddingPlan) -> Re
     Ok((id, table.expect("the closure ran, else there were an error")))
 }
 
+/// Shape of learned positions.
+#[derive(Clone, Copy)]
+pub(crate) struct PositionsPlan {
+    pub(crate) class: &'static str,
+    /// Rows of the table.
+    pub(crate) rows: usize,
+    /// Added to each position.
+    pub(crate) offset: u32,
+    pub(crate) counted: Counted,
+}
+
+/// Which tokens a position counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// All before it.
+    All,
+    /// Those before it that are not hidden.
+    Visible,
+}
+
+/// ids (B, T), then a mask (B, T) or not -> (B, T, C).
+struct LearnedPositions {
+    weight: ParameterId,
+    plan: PositionsPlan,
+}
+
+/// Learned positions under `name` over `width` channels.
+pub(crate) fn learned_positions(b: &mut Builder, name: &str, plan: PositionsPlan, width: usize) -> Result<ModuleId> {
+    b.module(name, plan.class, |b| Ok(LearnedPositions { weight: b.parameter("weight", &[plan.rows, width]), plan }))
+}
+
+impl Layer for LearnedPositions {
+    fn forward(&self, cx: &mut Cx<'_>, mut inputs: Vec<Value>) -> Result<Vec<Value>> {
+        if self.plan.counted == Counted::All {
+            inputs.truncate(1);
+        }
+        let [at] = exactly(cx.apply_all(Op::Positions { offset: self.plan.offset }, inputs)?, "positions")?;
+        Ok(vec![cx.embed(self.weight, at)?])
+    }
+}
+
 impl Layer for Embedding {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [ids] = exactly(inputs, "ids")?;

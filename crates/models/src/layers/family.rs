@@ -1,9 +1,13 @@
 //! What the config keys of the Llama family say in common.
 
-use tensor::Pairing;
+use tensor::elementary::pow_f64;
+use tensor::{GroupScore, Groups, Normalize, Pairing, Presence, Route, Scores};
 
-use super::decoder::{CausalPlan, Classes, Head};
-use super::{AttentionPlan, EmbeddingPlan, Factor, HeadNorms, MlpPlan, NormKind, NormPlan};
+use super::{
+    AttentionPlan, CausalPlan, Classes, EmbeddingPlan, ExpertNames, Factor, Gating, Head, HeadNorms, LLAMA_NAMES,
+    LLAMA_PARTS, LinearKind, MlpPlan, ModuleOrder, MoePlan, NormKind, NormPlan, RouterType, STACKED_ROWS, SharedPlan,
+    Source, Weighted,
+};
 use crate::build::Bias;
 use crate::config::{Config, Flag};
 use crate::error::{Error, Result};
@@ -20,6 +24,9 @@ pub(crate) fn plain_attention(config: &Config<'_>, class: &'static str) -> Resul
     let head_dim = config.head_dim()?;
     Ok(AttentionPlan {
         class,
+        names: LLAMA_NAMES,
+        source: Source::Apart,
+        linear: LinearKind::Linear,
         width: config.size("hidden_size")?,
         heads,
         kv_heads,
@@ -31,6 +38,9 @@ pub(crate) fn plain_attention(config: &Config<'_>, class: &'static str) -> Resul
         softcap: None,
         window: None,
         rope: Some(Pairing::Half),
+        sinks: Presence::Absent,
+        chunk: None,
+        growth: None,
     })
 }
 
@@ -41,13 +51,96 @@ pub(crate) fn inverse_root(x: f64) -> f32 {
 
 /// A gated feed-forward block without biases.
 pub(crate) fn plain_mlp(config: &Config<'_>, class: &'static str) -> Result<MlpPlan> {
+    mlp_of(config, class, config.size("intermediate_size")?, "silu")
+}
+
+/// A feed-forward block of `intermediate` channels without biases; `activation` where the config names none.
+pub(crate) fn mlp_of(
+    config: &Config<'_>,
+    class: &'static str,
+    intermediate: usize,
+    activation: &'static str,
+) -> Result<MlpPlan> {
     Ok(MlpPlan {
         class,
         width: config.size("hidden_size")?,
-        intermediate: config.size("intermediate_size")?,
-        activation: config.activation("hidden_act", "silu")?,
+        intermediate,
+        activation: config.activation("hidden_act", activation)?,
         bias: Bias::Absent,
+        act: "act_fn",
+        act_class: config.activation_class("hidden_act", activation)?,
+        linear: LinearKind::Linear,
+        dropout: None,
     })
+}
+
+/// Slopes of ALiBi for a number of heads: powers of `2^(-8 / n)` for the power of two below it, then every second of those of
+/// twice as many.
+pub(crate) fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let below = 1usize << heads.max(1).ilog2();
+    let power = |of: usize, exponent: usize| {
+        let base = pow_f64(2.0, -8.0 / of as f64) as f32;
+        pow_f64(f64::from(base), exponent as f64) as f32
+    };
+    let first = (1..=below).map(|exponent| power(below, exponent));
+    first.chain((0..heads.saturating_sub(below)).map(|idx| power(2 * below, 2 * idx + 1))).collect()
+}
+
+/// Experts like `mlp` of `intermediate` channels: softmax over all of `count` experts, then the choice.
+pub(crate) fn plain_moe(
+    config: &Config<'_>,
+    names: ExpertNames,
+    mlp: &MlpPlan,
+    count: &str,
+    intermediate: usize,
+) -> Result<MoePlan> {
+    let n_experts = config.count(count, 1 << 12)?;
+    Ok(MoePlan {
+        names,
+        width: mlp.width,
+        intermediate,
+        n_experts,
+        route: Route::new(config.count("num_experts_per_tok", 1 << 12)?, Scores::Softmax, Normalize::No),
+        router_bias: Bias::Absent,
+        router_type: RouterType::Model,
+        gating: Gating::Plain(mlp.activation),
+        bias: Bias::Absent,
+        weighted: Weighted::Results,
+        order: ModuleOrder::RouterFirst,
+        shared: None,
+        stacked: STACKED_ROWS,
+    })
+}
+
+/// Experts chosen by sigmoids with a correction among the best groups, beside shared ones (DeepSeek V3); `groups`: how many
+/// there are and how many are chosen where the config does not say.
+pub(crate) fn corrected_moe(
+    config: &Config<'_>,
+    names: ExpertNames,
+    mlp: &MlpPlan,
+    groups: [usize; 2],
+) -> Result<MoePlan> {
+    let intermediate = config.size("moe_intermediate_size")?;
+    let mut moe = plain_moe(config, names, mlp, "n_routed_experts", intermediate)?;
+    (moe.order, moe.router_type) = (ModuleOrder::ExpertsFirst, RouterType::Single);
+    moe.route.scores = Scores::Sigmoid;
+    moe.route.normalize = Normalize::from_flag(config.flag_or("norm_topk_prob", Flag::On)?);
+    moe.route.correction = Presence::Given;
+    moe.route.groups = Some(Groups {
+        n_groups: config.size_or("n_group", groups[0])?,
+        n_chosen: config.size_or("topk_group", groups[1])?,
+        by: GroupScore::SumOfTwo,
+    });
+    for (key, known) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
+        if let Some(found) = config.text(key)?.filter(|found| *found != known) {
+            return Err(Error::config(found, known).at(format_args!("config.json: {key}")));
+        }
+    }
+    let shared = intermediate * config.count("n_shared_experts", 1 << 12)?;
+    moe.shared =
+        Some(SharedPlan { name: "shared_experts", mlp: MlpPlan { intermediate: shared, ..mlp.clone() }, gate: None });
+    moe.check()?;
+    Ok(moe)
 }
 
 /// The model around the layers; all channels of a head turn.
@@ -55,6 +148,14 @@ pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defa
     let is_tied = config.flag_or("tie_word_embeddings", defaults.tied)?;
     Ok(CausalPlan {
         classes,
+        body: "model",
+        inner: None,
+        listed: LLAMA_PARTS,
+        positions: None,
+        projected: None,
+        width: config.size("hidden_size")?,
+        alibi: None,
+        head_bias: Bias::Absent,
         embedding: EmbeddingPlan {
             class: "Embedding",
             vocab_size: config.size("vocab_size")?,

@@ -3,7 +3,7 @@
 use graph::{ModuleId, Value};
 use tensor::{Activation, Op};
 
-use super::exactly;
+use super::{LinearKind, exactly};
 use crate::build::{Bias, Builder};
 use crate::context::{Cx, Layer};
 use crate::error::Result;
@@ -17,6 +17,20 @@ pub(crate) struct MlpPlan {
     pub(crate) intermediate: usize,
     pub(crate) activation: Activation,
     pub(crate) bias: Bias,
+    /// Under which name the activation is listed.
+    pub(crate) act: &'static str,
+    /// Class of the activation, where it is not that of its kind.
+    pub(crate) act_class: Option<&'static str>,
+    pub(crate) linear: LinearKind,
+    /// It is listed last and does nothing.
+    pub(crate) dropout: Option<&'static str>,
+}
+
+impl MlpPlan {
+    /// The class under which its activation is listed.
+    pub(crate) fn act_class(&self) -> &'static str {
+        self.act_class.unwrap_or_else(|| activation_class(self.activation))
+    }
 }
 
 /// `down(f(gate(x)) * up(x))`: x (..., C) -> (..., C).
@@ -34,11 +48,33 @@ pub(crate) fn gated_mlp(b: &mut Builder, name: &str, plan: &MlpPlan) -> Result<(
         let gate = b.linear("gate_proj", [plan.intermediate, plan.width], plan.bias)?;
         let up = b.linear("up_proj", [plan.intermediate, plan.width], plan.bias)?;
         let down = b.linear("down_proj", [plan.width, plan.intermediate], plan.bias)?;
-        b.holder("act_fn", activation_class(plan.activation), |_| Ok(()))?;
+        b.holder(plan.act, plan.act_class(), |_| Ok(()))?;
         b.link(up, &[down], ChannelMap::Same);
         b.fused("gate_up_proj", &[gate, up]);
         parts = Some((vec![gate, up], down));
         Ok(GatedMlp { gate, up, down, activation: plan.activation })
+    })?;
+    let (first, last) = parts.expect("the closure ran, else there were an error");
+    Ok((id, first, last))
+}
+
+/// `down(f(gate) * up)`, gate and up the halves of one linear: x (..., C) -> (..., C).
+struct FusedMlp {
+    gate_up: ModuleId,
+    down: ModuleId,
+    activation: Activation,
+    intermediate: usize,
+}
+
+/// A block whose gate and up are one linear under `name`; gives what [`gated_mlp`] gives.
+pub(crate) fn fused_mlp(b: &mut Builder, name: &str, plan: &MlpPlan) -> Result<(ModuleId, Vec<ModuleId>, ModuleId)> {
+    let mut parts = None;
+    let id = b.module(name, plan.class, |b| {
+        let gate_up = b.linear("gate_up_proj", [2 * plan.intermediate, plan.width], plan.bias)?;
+        let down = b.linear("down_proj", [plan.width, plan.intermediate], plan.bias)?;
+        b.holder(plan.act, plan.act_class(), |_| Ok(()))?;
+        parts = Some((vec![gate_up], down));
+        Ok(FusedMlp { gate_up, down, activation: plan.activation, intermediate: plan.intermediate })
     })?;
     let (first, last) = parts.expect("the closure ran, else there were an error");
     Ok((id, first, last))
@@ -51,8 +87,17 @@ struct PlainMlp {
     activation: Activation,
 }
 
-/// Names of first linear, second linear and activation.
-pub(crate) type PlainNames = [&'static str; 3];
+/// Names of first linear and second linear, and where between them the activation is listed.
+#[derive(Clone, Copy)]
+pub(crate) struct PlainNames(pub(crate) [&'static str; 2], pub(crate) ActPlace);
+
+/// Where an activation is listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActPlace {
+    First,
+    Between,
+    Last,
+}
 
 /// A block without a gate under `name`; gives what [`gated_mlp`] gives.
 pub(crate) fn ungated_mlp(
@@ -63,9 +108,19 @@ pub(crate) fn ungated_mlp(
 ) -> Result<(ModuleId, Vec<ModuleId>, ModuleId)> {
     let mut parts = None;
     let id = b.module(name, plan.class, |b| {
-        let first = b.linear(names[0], [plan.intermediate, plan.width], plan.bias)?;
-        let second = b.linear(names[1], [plan.width, plan.intermediate], plan.bias)?;
-        b.holder(names[2], activation_class(plan.activation), |_| Ok(()))?;
+        let PlainNames([first, second], place) = names;
+        let class = plan.act_class();
+        let act = |b: &mut Builder, at: ActPlace| {
+            if place == at { b.holder(plan.act, class, |_| Ok(())).map(drop) } else { Ok(()) }
+        };
+        act(b, ActPlace::First)?;
+        let first = plan.linear.build(b, first, [plan.intermediate, plan.width], plan.bias)?;
+        act(b, ActPlace::Between)?;
+        let second = plan.linear.build(b, second, [plan.width, plan.intermediate], plan.bias)?;
+        act(b, ActPlace::Last)?;
+        if let Some(name) = plan.dropout {
+            b.holder(name, "Dropout", |_| Ok(()))?;
+        }
         parts = Some((vec![first], second));
         Ok(PlainMlp { first, second, activation: plan.activation })
     })?;
@@ -91,6 +146,18 @@ impl Layer for GatedMlp {
         let [x] = exactly(inputs, "x")?;
         let gate = cx.call(self.gate, [x.clone()])?;
         let up = cx.call(self.up, [x])?;
+        let h = cx.apply(Op::Gated(self.activation), [gate, up])?;
+        cx.call_all(self.down, vec![h])
+    }
+}
+
+impl Layer for FusedMlp {
+    fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
+        let [x] = exactly(inputs, "x")?;
+        let both = cx.call(self.gate_up, [x])?;
+        let len = self.intermediate;
+        let gate = cx.apply(Op::Narrow { start: 0, len }, [both.clone()])?;
+        let up = cx.apply(Op::Narrow { start: len, len }, [both])?;
         let h = cx.apply(Op::Gated(self.activation), [gate, up])?;
         cx.call_all(self.down, vec![h])
     }

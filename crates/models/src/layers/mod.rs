@@ -2,25 +2,34 @@
 
 mod attention;
 mod decoder;
+mod decoder_layer;
 mod embedding;
 mod experts;
 mod family;
+mod latent;
 mod linear;
 mod mlp;
 mod norm;
 mod rotary;
 
-pub(crate) use attention::{AttentionPlan, HeadNorms, attention};
-pub(crate) use decoder::{
-    Branches, Classes, Feed, LayerPlan, ONE_NORM, POST_NORMS, SANDWICH_NORMS, causal_lm, decoder_layer,
+pub(crate) use attention::{AttentionNames, AttentionPlan, HeadNorms, LLAMA_NAMES, Listed, Source, attention};
+pub(crate) use decoder::{Alibi, CausalPlan, Classes, Head, LLAMA_PARTS, Part, causal_lm};
+pub(crate) use decoder_layer::{
+    Branches, Feed, Item, LayerPlan, Mixer, ONE_NORM, POST_NORMS, PRE_NORMS_DROPOUT, SANDWICH_NORMS, Slot,
+    decoder_layer,
 };
-pub(crate) use embedding::{EmbeddingPlan, Factor, embedding};
-pub(crate) use experts::{ExpertNames, ModuleOrder, MoePlan, sparse_moe};
+pub(crate) use embedding::{Counted, EmbeddingPlan, Factor, PositionsPlan, embedding, learned_positions};
+pub(crate) use experts::{
+    ExpertNames, Gating, ModuleOrder, MoePlan, RouterType, STACKED_ROWS, SharedPlan, Stacked, Weighted, sparse_moe,
+};
 pub(crate) use family::{
-    Defaults, inverse_root, layer_types, plain_attention, plain_causal, plain_mlp, qwen_windows, refuse, windows_of,
+    Defaults, alibi_slopes, corrected_moe, inverse_root, layer_types, mlp_of, plain_attention, plain_causal, plain_mlp,
+    plain_moe, qwen_windows, refuse, windows_of,
 };
+pub(crate) use latent::{LatentPlan, latent_attention, latent_plan};
 pub use linear::Linear;
-pub(crate) use mlp::{MlpPlan, PlainNames, gated_mlp, ungated_mlp};
+pub(crate) use linear::LinearKind;
+pub(crate) use mlp::{ActPlace, MlpPlan, PlainNames, fused_mlp, gated_mlp, ungated_mlp};
 pub(crate) use norm::{NormKind, NormPlan, norm};
 pub(crate) use rotary::Rotary;
 

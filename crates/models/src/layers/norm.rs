@@ -24,10 +24,14 @@ pub(crate) enum NormKind {
     Rms,
     /// Root mean square; `weight`, rounded after it is multiplied (OLMo 2).
     RmsRoundedLate,
+    /// Root mean square; nothing (Llama 4).
+    RmsPlain,
     /// Root mean square; `1 + weight`, rounded after it is multiplied (Gemma).
     RmsOffset,
     /// Mean and variance; `weight` and `bias`.
     LayerBias,
+    /// Mean and variance; `1 + weight` and `bias` (Nemotron).
+    LayerOffset,
     /// Mean and variance; `weight` (Cohere).
     LayerWeight,
     /// Mean and variance; nothing (OLMo).
@@ -49,17 +53,21 @@ pub(crate) fn norm(b: &mut Builder, name: &str, plan: NormPlan, width: usize) ->
             NormKind::Rms => rms(0.0, Rounded::BeforeWeight),
             NormKind::RmsRoundedLate => rms(0.0, Rounded::AfterWeight),
             NormKind::RmsOffset => rms(1.0, Rounded::AfterWeight),
-            NormKind::LayerBias | NormKind::LayerWeight | NormKind::LayerPlain => Op::LayerNorm { eps },
+            NormKind::LayerOffset => Op::LayerNorm { eps, weight_offset: 1.0 },
+            NormKind::LayerBias | NormKind::LayerWeight | NormKind::LayerPlain => {
+                Op::LayerNorm { eps, weight_offset: 0.0 }
+            }
+            NormKind::RmsPlain => rms(0.0, Rounded::AfterWeight),
         };
         let names: &[&str] = match plan.kind {
-            NormKind::LayerPlain => &[],
-            NormKind::LayerBias => &["weight", "bias"],
+            NormKind::LayerPlain | NormKind::RmsPlain => &[],
+            NormKind::LayerBias | NormKind::LayerOffset => &["weight", "bias"],
             _ => &["weight"],
         };
         let parameters = names.iter().map(|name| b.parameter(name, &[width])).collect();
         Ok(Norm { parameters, op })
     })?;
-    if matches!(plan.kind, NormKind::RmsOffset) {
+    if matches!(plan.kind, NormKind::RmsOffset | NormKind::LayerOffset) {
         b.links().norm_offsets.push((id, 1.0));
     }
     Ok(id)
@@ -68,7 +76,7 @@ pub(crate) fn norm(b: &mut Builder, name: &str, plan: NormPlan, width: usize) ->
 impl NormPlan {
     /// Whether it has a weight that can take a scale.
     pub(crate) fn is_scalable(self) -> bool {
-        !matches!(self.kind, NormKind::LayerPlain)
+        !matches!(self.kind, NormKind::LayerPlain | NormKind::RmsPlain)
     }
 }
 

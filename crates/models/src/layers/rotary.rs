@@ -15,8 +15,8 @@ impl Layer for Rotary {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [x] = exactly(inputs, "x")?;
         let mut tables = Vec::with_capacity(2 * self.0.len());
-        for Frequencies { inverse, scaling } in &self.0 {
-            let op = Op::RopeTable { inverse_frequencies: inverse.clone(), scaling: *scaling };
+        for Frequencies { inverse, scaling, longer } in &self.0 {
+            let op = Op::RopeTable { inverse_frequencies: inverse.clone(), scaling: *scaling, longer: longer.clone() };
             tables.extend(cx.apply_all(op, vec![x.clone()])?);
         }
         Ok(tables)

@@ -25,7 +25,7 @@ fn follow(model: &Model, graph: &Graph, port: Port, expert: Option<usize>, flow:
             match &node.kind {
                 NodeKind::CallModule(modules) => {
                     let class = model.tree().class(modules[0]);
-                    if idx == 0 && (class == "Linear" || class.ends_with("Router")) {
+                    if idx == 0 && (model.linear(modules[0]).is_some() || class.ends_with("Router")) {
                         match expert.filter(|_| modules.len() > 1) {
                             Some(expert) => flow.consumers.insert(modules[expert]),
                             None => modules.iter().fold(true, |_, &module| flow.consumers.insert(module)),
@@ -49,7 +49,7 @@ fn follow_op(
     flow: &mut Flow,
 ) {
     let keeps_channels = match op {
-        Op::SplitHeads { .. } | Op::MergeHeads | Op::Flatten | Op::Dispatch { .. } => idx == 0,
+        Op::SplitHeads { .. } | Op::MergeHeads | Op::Flatten | Op::Dispatch { .. } | Op::WeighRows => idx == 0,
         // Only its second input lends its shape, which scaling leaves alone.
         Op::Unflatten if idx == 1 => return,
         Op::Unflatten => true,
@@ -73,14 +73,18 @@ fn follow_op(
 fn links_are_exactly_what_the_graph_says() {
     for architecture in ARCHITECTURES {
         let model = open(architecture.model_type).model;
-        let graph = model.trace(&model.match_targets(&["Linear"]).unwrap(), TraceInputs::Ids).unwrap();
+        let has_weights = |id: &ModuleId| model.linear(*id).is_some() || !model.own_parameters(*id).is_empty();
+        let is_innermost = |id: &ModuleId| model.tree().children(*id).next().is_none();
+        let targets = model.tree().ids().filter(has_weights).filter(is_innermost).collect();
+        let graph = model.trace(&targets, TraceInputs::Ids).unwrap();
         let published = |module| model.links().links.iter().filter(move |link: &&Link| link.producer == module);
         let mut n_found = 0;
         for (id, node) in graph.nodes() {
             for (idx, &module) in node.modules().iter().enumerate() {
                 let class = model.tree().class(module);
-                let is_scalable = class == "Linear" || !model.own_parameters(module).is_empty();
-                if class != "Linear" && !class.ends_with("Norm") || !is_scalable {
+                let is_linear = model.linear(module).is_some();
+                let is_scalable = is_linear || !model.own_parameters(module).is_empty();
+                if !is_linear && !class.contains("Norm") || !is_scalable {
                     continue;
                 }
                 let mut flow = Flow::default();

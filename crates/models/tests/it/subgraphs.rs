@@ -47,7 +47,7 @@ pub(crate) fn run_in_parts(
 fn subgraphs_in_order_equal_the_model_for_every_architecture_policy_and_shape() {
     for architecture in ARCHITECTURES {
         let golden = open(architecture.model_type);
-        for targets in [&[][..], &["Linear"], &["re:.*o_proj$", "lm_head"]] {
+        for targets in [&[][..], &["Linear"], &[r"re:.*(o_proj|out_proj|dense|c_proj)$", "lm_head"]] {
             let targets = golden.model.match_targets(targets).unwrap();
             for ids in [golden.ids.clone(), other_ids(&golden.engine)] {
                 let whole = golden.logits(&ids);
@@ -173,6 +173,22 @@ fn a_run_up_to_the_targets_hears_their_inputs_and_calls_none_of_them() {
         assert_eq!(calibrated, whole);
         assert_eq!((n_called, n_whole), (0, whole.len()));
     }
+}
+
+#[test]
+fn every_architecture_with_experts_keeps_its_bits_when_all_of_them_see_all_rows() {
+    let mut n_compared = 0;
+    for architecture in ARCHITECTURES {
+        let golden = open(architecture.model_type);
+        if golden.model.links().experts.is_empty() {
+            continue;
+        }
+        let engine = golden.engine.with_routing(Routing::All);
+        let all = golden.model.forward(Run { engine: &engine, hooks: None }, &golden.ids, None).unwrap();
+        assert_eq!(all.to_f32().unwrap(), golden.logits(&golden.ids), "{}", architecture.model_type);
+        n_compared += 1;
+    }
+    assert!(n_compared >= 9);
 }
 
 #[test]

@@ -1,44 +1,79 @@
 //! Routing rows to experts, computing them, and putting them together again.
 
 use kernels::Element;
+use kernels::activation::Activation;
 use rayon::prelude::*;
 
-use super::{Normalize, Route, Scores, linear, with_float};
+use super::{GroupScore, Groups, Normalize, Route, Scores, linear, with_float};
 use crate::error::{ErrorKind, Result};
 use crate::{Engine, Routing, Scalar, Tensor};
 
-/// logits (N, E) -> weights (N, k), experts (N, k).
-pub(super) fn route(engine: &Engine, route: &Route, logits: &Tensor) -> Result<Vec<Tensor>> {
+/// logits (N, E), then a correction (E) or none -> weights (N, k), experts (N, k).
+pub(super) fn route(engine: &Engine, route: &Route, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let logits = &inputs[0];
     let (rows, experts) = (logits.shape()[0], logits.shape()[1]);
-    let scores = logits.to_f32()?;
-    let mut probabilities = vec![0.0; scores.len()];
+    let correction = inputs.get(1).map(Tensor::to_f32).transpose()?;
+    let numbers = logits.to_f32()?;
+    let mut scores = vec![0.0; numbers.len()];
     match route.scores {
-        Scores::Softmax => kernels::softmax::softmax(engine.profile, experts, &scores, &mut probabilities)?,
-        Scores::SoftmaxOfChosen => probabilities.copy_from_slice(&scores),
+        Scores::Softmax => kernels::softmax::softmax(engine.profile, experts, &numbers, &mut scores)?,
+        Scores::Sigmoid => kernels::activation::activate(engine.profile, Activation::Sigmoid, &numbers, &mut scores)?,
+        Scores::SoftmaxOfChosen | Scores::SigmoidOfChosen => scores.copy_from_slice(&numbers),
     }
     let mut weights = Vec::with_capacity(rows * route.n_chosen);
     let mut chosen = Vec::with_capacity(rows * route.n_chosen);
-    for row in probabilities.chunks_exact(experts.max(1)) {
-        let mut order: Vec<u32> = (0..experts as u32).collect();
-        order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+    for row in scores.chunks_exact(experts.max(1)) {
+        let corrected: Vec<f32> = match &correction {
+            Some(correction) => row.iter().zip(correction.iter()).map(|(score, more)| score + more).collect(),
+            None => row.to_vec(),
+        };
+        let mut order = route.groups.map_or_else(|| (0..experts).collect(), |groups| groups.members(&corrected));
+        order.sort_by(|&a, &b| corrected[b].total_cmp(&corrected[a]));
         order.truncate(route.n_chosen);
-        let mut picked: Vec<f32> = order.iter().map(|&expert| row[expert as usize]).collect();
-        if route.scores == Scores::SoftmaxOfChosen {
-            let from = picked.clone();
-            kernels::softmax::softmax(engine.profile, route.n_chosen, &from, &mut picked)?;
+        let mut picked: Vec<f32> = order.iter().map(|&expert| row[expert]).collect();
+        let from = picked.clone();
+        match route.scores {
+            Scores::SoftmaxOfChosen => {
+                kernels::softmax::softmax(engine.profile, route.n_chosen, &from, &mut picked)?;
+            }
+            Scores::SigmoidOfChosen => {
+                kernels::activation::activate(engine.profile, Activation::Sigmoid, &from, &mut picked)?;
+            }
+            Scores::Softmax | Scores::Sigmoid => {}
         }
         if route.normalize == Normalize::ToOne {
             let sum: f32 = picked.iter().sum();
             picked.iter_mut().for_each(|weight| *weight /= sum);
         }
-        weights.extend(picked);
-        chosen.extend(order);
+        weights.extend(picked.iter().map(|weight| weight * route.factor));
+        chosen.extend(order.into_iter().map(|expert| expert as u32));
     }
     let shape = [rows, route.n_chosen];
     let weights = with_float!(logits.dtype(), T => {
         engine.budget.tensor(weights.iter().map(|&weight| <T as Element>::from_f32(weight)).collect::<Vec<T>>(), &shape)
     })?;
     Ok(vec![weights, engine.budget.tensor(chosen, &shape)?])
+}
+
+impl Groups {
+    /// The experts of the best groups, in rising order; equal groups go to the lower index.
+    fn members(self, scores: &[f32]) -> Vec<usize> {
+        let size = scores.len().checked_div(self.n_groups).unwrap_or(0).max(1);
+        let worth = |group: &[f32]| {
+            let mut sorted = group.to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            match self.by {
+                GroupScore::Best => sorted[0],
+                GroupScore::SumOfTwo => sorted.iter().take(2).sum(),
+            }
+        };
+        let worths: Vec<f32> = scores.chunks_exact(size).map(worth).collect();
+        let mut order: Vec<usize> = (0..worths.len()).collect();
+        order.sort_by(|&a, &b| worths[b].total_cmp(&worths[a]));
+        order.truncate(self.n_chosen);
+        order.sort_unstable();
+        order.into_iter().flat_map(|group| group * size..(group + 1) * size).collect()
+    }
 }
 
 /// x (N, C), experts (N, k) -> rows, offsets (E + 1), places (N, k).
@@ -144,30 +179,55 @@ pub fn grouped_linear(engine: &Engine, rows: &[Tensor], weights: &[Tensor], bias
     }))
 }
 
-/// rows (R, C), places (N, k), weights (N, k) -> (N, C).
+/// rows (R, C) or the view (E, N, C), places (N, k), weights (N, k) -> the shape of rows.
+pub(super) fn weigh_rows(engine: &Engine, inputs: &[Tensor]) -> Result<Tensor> {
+    let rows = inputs[0].dense(&engine.budget)?;
+    let width = rows.shape().last().copied().unwrap_or(0).max(1);
+    let (places, weights) = (checked_places(&inputs[1], rows.elements() / width)?, inputs[2].to_f32()?);
+    with_float!(rows.dtype(), T => {
+        let from = rows.as_slice::<T>()?;
+        Tensor::build(&engine.budget, rows.shape(), |out: &mut [T]| {
+            out.copy_from_slice(from);
+            for (&place, &weight) in places.iter().zip(weights.iter()) {
+                for x in &mut out[place as usize * width..][..width] {
+                    *x = <T as Element>::from_f32(Element::to_f32(*x) * weight);
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// places (N, k), each below `n_rows`.
+fn checked_places(places: &Tensor, n_rows: usize) -> Result<&[u32]> {
+    let places = places.as_slice::<u32>()?;
+    match places.iter().find(|&&place| place as usize >= n_rows) {
+        Some(&found) => Err(ErrorKind::Index { found: found.into(), bound: n_rows }.into()),
+        None => Ok(places),
+    }
+}
+
+/// rows (R, C), places (N, k), weights (N, k) or none -> (N, C).
 pub(super) fn combine(engine: &Engine, inputs: &[Tensor]) -> Result<Tensor> {
     let rows = inputs[0].dense(&engine.budget)?;
-    let dtype = rows.dtype();
-    with_float!(dtype, T => combine_typed::<T>(engine, &rows, &inputs[1], &inputs[2]))
+    with_float!(rows.dtype(), T => combine_typed::<T>(engine, &rows, &inputs[1], inputs.get(2)))
 }
 
 fn combine_typed<T: Scalar + Element>(
     engine: &Engine,
     rows: &Tensor,
     places: &Tensor,
-    weights: &Tensor,
+    weights: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (n_rows, width, per_token) = (rows.shape()[0], rows.shape()[1], places.shape()[1]);
-    let (data, places, weights) = (rows.as_slice::<T>()?, places.as_slice::<u32>()?, weights.to_f32()?);
-    if let Some(&found) = places.iter().find(|&&place| place as usize >= n_rows) {
-        return Err(ErrorKind::Index { found: found.into(), bound: n_rows }.into());
-    }
+    let (data, places) = (rows.as_slice::<T>()?, checked_places(places, n_rows)?);
+    let weights = weights.map(Tensor::to_f32).transpose()?;
     let tokens = places.len().checked_div(per_token).unwrap_or(0);
     Tensor::build(&engine.budget, &[tokens, width], |out: &mut [T]| {
         out.par_chunks_exact_mut(width.max(1)).enumerate().for_each(|(token, out)| {
-            let choices = token * per_token..(token + 1) * per_token;
+            let weight = |idx: usize| weights.as_ref().map_or(1.0, |weights| weights[idx]);
             let mut order: Vec<(u32, f32)> =
-                places[choices.clone()].iter().copied().zip(weights[choices].iter().copied()).collect();
+                (token * per_token..(token + 1) * per_token).map(|idx| (places[idx], weight(idx))).collect();
             // Rows lie in order of expert, so rising places are rising experts.
             order.sort_unstable_by_key(|&(place, _)| place);
             out.fill(T::from_f32(0.0));

@@ -1,6 +1,6 @@
 //! Which specs come out of an operation for which go in.
 
-use super::{Op, Presence};
+use super::{LongFrequencies, Op, Presence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::{DType, Dim, Spec, Symbol};
 
@@ -54,8 +54,13 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             }
             one(x.clone())
         }
-        Op::RopeTable { inverse_frequencies, .. } => {
+        Op::RopeTable { inverse_frequencies, longer, .. } => {
             let [x] = exactly(inputs)?;
+            if let Some(LongFrequencies::Given(long)) = longer.as_ref().map(|it| &it.frequencies)
+                && long.len() != inverse_frequencies.len()
+            {
+                return Err(ErrorKind::Length { found: long.len(), expected: inverse_frequencies.len() }.into());
+            }
             rank("x", x, 3)?;
             float("x", x)?;
             let table = Spec::new(DType::F32, vec![x.shape[1].clone(), inverse_frequencies.len().into()]);
@@ -82,6 +87,39 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             let [mask] = exactly(inputs)?;
             rank("mask", mask, 2)?;
             one(Spec::new(DType::F32, mask.shape.clone()))
+        }
+        Op::Positions { .. } => {
+            let (ids, mask) = split(inputs, 0..=1)?;
+            rank("ids", ids, 2)?;
+            if let Some(mask) = mask.first().filter(|mask| mask.shape != ids.shape) {
+                return Err(shape("mask", mask, format!("the shape of {ids}")));
+            }
+            one(Spec::new(DType::U32, ids.shape.clone()))
+        }
+        Op::Alibi { slopes, .. } => {
+            let (x, mask) = split(inputs, 0..=1)?;
+            rank("x", x, 3)?;
+            if let Some(mask) = mask.first().filter(|mask| mask.shape != x.shape[..2]) {
+                return Err(shape("mask", mask, format!("batch and tokens of {x}")));
+            }
+            one(Spec::new(DType::F32, vec![x.shape[0].clone(), slopes.len().into(), x.shape[1].clone()]))
+        }
+        Op::ConcatHeads => {
+            let [a, b] = exactly(inputs)?;
+            rank("a", a, 4)?;
+            rank("b", b, 4)?;
+            float("a", a)?;
+            let is_shared = b.shape[2].known()? == 1;
+            if b.dtype != a.dtype || b.shape[..2] != a.shape[..2] || !is_shared && b.shape[2] != a.shape[2] {
+                return Err(shape("b", b, format!("batch, tokens and heads of {a}, in its type")));
+            }
+            one(a.with_width(a.width()? + b.width()?))
+        }
+        Op::ScaleByPosition { .. } => {
+            let [x] = exactly(inputs)?;
+            rank("x", x, 4)?;
+            float("x", x)?;
+            one(x.clone())
         }
         Op::Attention(attention) => {
             let extras = [attention.sinks, attention.key_mask].iter().filter(|it| **it == Presence::Given).count();
@@ -122,17 +160,28 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             same("gate", gate, &x.with_width(1))?;
             one(x.clone())
         }
-        Op::Gated(_) | Op::Add | Op::Mul => {
+        Op::Gated(_) | Op::GatedClamped { .. } | Op::Add | Op::Mul => {
             let [a, b] = exactly(inputs)?;
             float("a", a)?;
             same("b", b, a)?;
             one(a.clone())
         }
         Op::Route(route) => {
-            let [logits] = exactly(inputs)?;
+            let n_corrections = usize::from(route.correction == Presence::Given);
+            let (logits, correction) = split(inputs, n_corrections..=n_corrections)?;
             rank("logits", logits, 2)?;
             float("logits", logits)?;
             let experts = logits.width()?;
+            if let Some(correction) = correction.first().filter(|it| it.shape != [experts.into()]) {
+                return Err(shape("correction", correction, format!("({experts})")));
+            }
+            if let Some(groups) = route.groups {
+                let size = experts.checked_div(groups.n_groups).unwrap_or(0);
+                let is_even = size * groups.n_groups == experts;
+                if !is_even || groups.n_chosen > groups.n_groups || groups.n_chosen * size < route.n_chosen {
+                    return Err(shape("logits", logits, format!("{} groups with enough experts", groups.n_groups)));
+                }
+            }
             if route.n_chosen == 0 || route.n_chosen > experts {
                 return Err(shape("logits", logits, format!("at least {} experts", route.n_chosen.max(1))));
             }
@@ -152,11 +201,22 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             let rows = Spec::new(x.dtype, vec![Dim::symbol(Symbol::Routed), x.shape[1].clone()]);
             Ok(vec![rows, Spec::new(DType::U32, vec![(experts + 1).into()]), chosen.clone()])
         }
-        Op::Combine => {
+        Op::WeighRows => {
             let [rows, places, weights] = exactly(inputs)?;
             float("rows", rows)?;
+            rank("places", places, 2)?;
+            if weights.shape != places.shape {
+                return Err(shape("weights", weights, format!("the shape of the places {places}")));
+            }
+            one(rows.clone())
+        }
+        Op::Combine => {
+            let (rows, rest) = split(inputs, 1..=2)?;
+            let places = &rest[0];
+            float("rows", rows)?;
             rank("rows", rows, 2)?;
-            if places.shape != weights.shape || places.shape.len() != 2 {
+            rank("places", places, 2)?;
+            if let Some(weights) = rest.get(1).filter(|weights| weights.shape != places.shape) {
                 return Err(shape("places", places, format!("the shape of the weights {weights}")));
             }
             one(Spec::new(rows.dtype, vec![places.shape[0].clone(), rows.shape[1].clone()]))

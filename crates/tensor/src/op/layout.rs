@@ -1,6 +1,6 @@
 //! Operations that look at the same elements in another way.
 
-use super::Op;
+use super::{Op, with_float};
 use crate::error::Result;
 use crate::{Engine, Tensor};
 
@@ -21,4 +21,22 @@ pub(super) fn view(engine: &Engine, op: &Op, inputs: &[Tensor]) -> Result<Tensor
         _ => x.shape().to_vec(),
     };
     x.dense(&engine.budget)?.reshape(&shape)
+}
+
+/// a (B, T, H, D), b (B, T, H, D') or (B, T, 1, D') -> (B, T, H, D + D').
+pub(super) fn concat_heads(engine: &Engine, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (a, b) = (a.dense(&engine.budget)?, b.dense(&engine.budget)?);
+    let (&[batch, tokens, heads, left], right) = (&[0, 1, 2, 3].map(|dim| a.shape()[dim]), b.shape()[3]);
+    let repeat = heads.checked_div(b.shape()[2]).unwrap_or(1).max(1);
+    with_float!(a.dtype(), T => {
+        let (a, b) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
+        Tensor::build(&engine.budget, &[batch, tokens, heads, left + right], |out: &mut [T]| {
+            for (idx, out) in out.chunks_exact_mut((left + right).max(1)).enumerate() {
+                let (from_a, from_b) = out.split_at_mut(left);
+                from_a.copy_from_slice(&a[idx * left..][..left]);
+                from_b.copy_from_slice(&b[idx / repeat * right..][..right]);
+            }
+            Ok(())
+        })
+    })
 }

@@ -50,6 +50,8 @@ pub enum Op {
     LayerNorm {
         /// Added to the variance.
         eps: f32,
+        /// Added to the weight, the sum rounded.
+        weight_offset: f32,
     },
     /// Cosines and sines of positions 0 to T - 1: x (B, T, C) -> cos (T, F), sin (T, F), both f32, rounded to the type of x.
     RopeTable {
@@ -57,6 +59,8 @@ pub enum Op {
         inverse_frequencies: Arc<[f32]>,
         /// Factor on cosine and sine.
         scaling: f32,
+        /// Other frequencies for longer rows.
+        longer: Option<Longer>,
     },
     /// Rotation of query or key: x (B, T, H, D), cos (T, F), sin (T, F) -> (B, T, H, D); the first 2 F channels turn.
     Rope {
@@ -65,13 +69,40 @@ pub enum Op {
     },
     /// Numbers that hide padding: mask (B, T) of 0 and 1 -> (B, T), f32, minus infinity for 0.
     KeyMask,
+    /// Positions of tokens as ids of a table: ids (B, T), none or a mask (B, T) -> (B, T) U32.
+    ///
+    /// Under a mask a position counts the tokens before it that are not hidden; a hidden token has the position -1, or 0 where
+    /// `offset` is 0.
+    Positions {
+        /// Added to each position.
+        offset: u32,
+    },
+    /// Numbers that grow with a key's position, by head: x (B, T, C), none or a key mask (B, T) -> (B, H, T), f32.
+    ///
+    /// Under a mask positions count the keys before it that are not hidden, and hidden keys stay so.
+    Alibi {
+        /// H factors on the position.
+        slopes: Arc<[f32]>,
+        /// The type that products are rounded to; that of x by default.
+        rounded_to: Option<DType>,
+        /// Factor on the rounded products.
+        factor: f32,
+    },
     /// Scaled dot-product attention: q (B, T, H, D), k (B, T, K, D), v (B, T, K, D'), then sinks (H) and key mask (B, T) as
-    /// declared -> (B, T, H, D').
+    /// declared -> (B, T, H, D'); the key mask may have numbers by head: (B, H, T).
     Attention(Attention),
     /// `f(x)`: any shape.
     Activate(Activation),
     /// `f(gate) * up`, the activation rounded first: both of one shape.
     Gated(Activation),
+    /// `(up + 1) * gate * sigmoid(alpha * gate)`, the gate at most `limit`, up within `limit` of 0, each step rounded: both of
+    /// one shape.
+    GatedClamped {
+        /// Factor inside of the sigmoid.
+        alpha: f32,
+        /// The limit.
+        limit: f32,
+    },
     /// `f(gate) * x`, the activation rounded first: gate (N, 1), x (N, C) -> (N, C).
     ScaleRows(Activation),
     /// `a + b`: both of one shape.
@@ -95,7 +126,8 @@ pub enum Op {
     },
     /// Softmax over the last dimension.
     Softmax,
-    /// Choice of experts: logits (N, E) -> weights (N, k) in the logits' type, experts (N, k) U32 in falling order of score.
+    /// Choice of experts: logits (N, E), then a correction (E) as declared -> weights (N, k) in the logits' type, experts (N, k)
+    /// U32 in falling order of score.
     Route(Route),
     /// Rows for experts: x (N, C), experts (N, k) -> rows (R, C), offsets (E + 1) U32, places (N, k) U32.
     ///
@@ -105,7 +137,11 @@ pub enum Op {
         /// E.
         experts: usize,
     },
-    /// The weighted sum of what experts gave: rows (R, C), places (N, k), weights (N, k) -> (N, C).
+    /// Rows of experts times the weight of the choice that they belong to: rows (R, C), places (N, k), weights (N, k) -> (R, C).
+    ///
+    /// A row that belongs to no choice, under [`Routing::All`](crate::Routing::All), is left as it is.
+    WeighRows,
+    /// The weighted sum of what experts gave: rows (R, C), places (N, k), weights (N, k) or none -> (N, C).
     ///
     /// Experts are added in rising order; each product and each sum is rounded.
     Combine,
@@ -121,6 +157,15 @@ pub enum Op {
     },
     /// (..., H, D) -> (..., H * D).
     MergeHeads,
+    /// Channels of heads one after the other: a (B, T, H, D), b (B, T, H, D') or (B, T, 1, D') for all heads -> (B, T, H, D + D').
+    ConcatHeads,
+    /// `x * (1 + scale * ln(1 + floor((t + 1) / period)))` for the position t, the product rounded: x (B, T, H, D).
+    ScaleByPosition {
+        /// Positions from one step to the next.
+        period: f32,
+        /// Factor on the logarithm.
+        scale: f32,
+    },
     /// (B, T, C) -> (B * T, C).
     Flatten,
     /// x (B * T, C), like (B, T, _) -> (B, T, C).
@@ -174,6 +219,69 @@ pub struct Route {
     pub scores: Scores,
     /// Whether the chosen weights are divided by their sum.
     pub normalize: Normalize,
+    /// Groups of experts of which the best are chosen first.
+    pub groups: Option<Groups>,
+    /// Whether a number per expert is added to the scores before the choice, though not to the weights.
+    pub correction: Presence,
+    /// Factor on the weights.
+    pub factor: f32,
+}
+
+impl Normalize {
+    /// By a config's flag.
+    pub fn from_flag(is_one: bool) -> Self {
+        if is_one { Self::ToOne } else { Self::No }
+    }
+}
+
+impl Route {
+    /// A choice of `n_chosen` among all experts.
+    pub fn new(n_chosen: usize, scores: Scores, normalize: Normalize) -> Self {
+        Self { n_chosen, scores, normalize, groups: None, correction: Presence::Absent, factor: 1.0 }
+    }
+}
+
+/// Groups of equally many experts one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// How many there are.
+    pub n_groups: usize,
+    /// From how many of them experts are chosen.
+    pub n_chosen: usize,
+    /// What makes a group better than another.
+    pub by: GroupScore,
+}
+
+/// What makes a group of experts better than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupScore {
+    /// Its best score.
+    Best,
+    /// The sum of its two best scores.
+    SumOfTwo,
+}
+
+/// Other frequencies for rows longer than `after` tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Longer {
+    /// Up to how many tokens the usual ones hold.
+    pub after: usize,
+    /// What holds beyond.
+    pub frequencies: LongFrequencies,
+}
+
+/// Inverse frequencies of long rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LongFrequencies {
+    /// As many as the usual ones.
+    Given(Arc<[f32]>),
+    /// Those of the base `theta * (factor * T / after - (factor - 1))^(D / (D - 2))` for D = 2 F.
+    Grown {
+        /// The usual base.
+        theta: f64,
+        /// By how much the context is meant to grow.
+        factor: f64,
+    },
 }
 
 /// How logits become weights, in f32.
@@ -183,6 +291,10 @@ pub enum Scores {
     Softmax,
     /// The choice, then softmax over the chosen.
     SoftmaxOfChosen,
+    /// The sigmoid of each, then the choice.
+    Sigmoid,
+    /// The choice, then the sigmoid of the chosen.
+    SigmoidOfChosen,
 }
 
 /// Whether the chosen weights are made to sum to one.
@@ -206,9 +318,12 @@ impl Op {
             Self::RopeTable { .. } => "rope_table",
             Self::Rope { .. } => "rope",
             Self::KeyMask => "key_mask",
+            Self::Positions { .. } => "positions",
+            Self::Alibi { .. } => "alibi",
             Self::Attention(_) => "attention",
             Self::Activate(_) => "activate",
             Self::Gated(_) => "gated",
+            Self::GatedClamped { .. } => "gated_clamped",
             Self::ScaleRows(_) => "scale_rows",
             Self::Add => "add",
             Self::Mul => "mul",
@@ -218,10 +333,13 @@ impl Op {
             Self::Softmax => "softmax",
             Self::Route(_) => "route",
             Self::Dispatch { .. } => "dispatch",
+            Self::WeighRows => "weigh_rows",
             Self::Combine => "combine",
             Self::Cast { .. } => "cast",
             Self::SplitHeads { .. } => "split_heads",
             Self::MergeHeads => "merge_heads",
+            Self::ConcatHeads => "concat_heads",
+            Self::ScaleByPosition { .. } => "scale_by_position",
             Self::Flatten => "flatten",
             Self::Unflatten => "unflatten",
             Self::Narrow { .. } => "narrow",
@@ -237,9 +355,11 @@ impl Op {
             | Self::LayerNorm { .. }
             | Self::Activate(_)
             | Self::Gated(_)
+            | Self::GatedClamped { .. }
             | Self::Softmax
             | Self::Route(_)
             | Self::Dispatch { .. }
+            | Self::WeighRows
             | Self::Cast { .. }
             | Self::SplitHeads { .. }
             | Self::MergeHeads
@@ -253,7 +373,11 @@ impl Op {
             | Self::RopeTable { .. }
             | Self::Rope { .. }
             | Self::KeyMask
+            | Self::Positions { .. }
+            | Self::Alibi { .. }
             | Self::Attention(_)
+            | Self::ConcatHeads
+            | Self::ScaleByPosition { .. }
             | Self::ScaleRows(_)
             | Self::Add
             | Self::Mul
@@ -279,7 +403,7 @@ impl Op {
     pub fn forward(&self, engine: &Engine, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
         let specs: Vec<_> = inputs.iter().map(Spec::of).collect();
         // Rows of all experts are a view of three dimensions where a trace sees two.
-        if !matches!(self, Self::GroupedLinear { .. }) {
+        if !matches!(self, Self::GroupedLinear { .. } | Self::WeighRows) {
             self.infer(&specs)?;
         }
         self.compute(engine, inputs).map_err(|error| error.at(self.name()))
@@ -294,15 +418,27 @@ impl Op {
             Self::RmsNorm { eps, weight_offset, rounded } => {
                 one(normalize::rms_norm(engine, [*eps, *weight_offset], *rounded, &inputs))
             }
-            Self::LayerNorm { eps } => one(normalize::layer_norm(engine, *eps, &inputs)),
-            Self::RopeTable { inverse_frequencies, scaling } => {
-                positions::rope_table(engine, inverse_frequencies, *scaling, &inputs[0])
+            Self::LayerNorm { eps, weight_offset } => {
+                one(normalize::layer_norm(engine, [*eps, *weight_offset], &inputs))
+            }
+            Self::RopeTable { inverse_frequencies, scaling, longer } => {
+                positions::rope_table(engine, inverse_frequencies, *scaling, longer.as_ref(), &inputs[0])
             }
             Self::Rope { pairing } => one(positions::rope(engine, *pairing, inputs)),
             Self::KeyMask => one(positions::key_mask(engine, &inputs[0])),
+            Self::Positions { offset } => one(positions::positions(engine, *offset, &inputs)),
+            Self::Alibi { slopes, rounded_to, factor } => {
+                one(positions::alibi(engine, slopes, *rounded_to, *factor, &inputs))
+            }
+            Self::ScaleByPosition { period, scale } => {
+                one(positions::scale_by_position(engine, [*period, *scale], &inputs[0]))
+            }
             Self::Attention(attention) => one(positions::attention(engine, attention, &inputs)),
             Self::Activate(f) => one(normalize::activate(engine, *f, &inputs[0])),
             Self::Gated(f) => one(normalize::gated(engine, *f, &inputs[0], &inputs[1])),
+            Self::GatedClamped { alpha, limit } => {
+                one(normalize::gated_clamped(engine, [*alpha, *limit], &inputs[0], &inputs[1]))
+            }
             Self::ScaleRows(f) => one(normalize::scale_rows(engine, *f, &inputs[0], &inputs[1])),
             Self::Add => one(normalize::zip(engine, inputs, |a, b| a + b)),
             Self::Mul => one(normalize::zip(engine, inputs, |a, b| a * b)),
@@ -310,10 +446,12 @@ impl Op {
             Self::ScaleInType { factor } => one(normalize::scale_in_type(engine, *factor, &inputs[0])),
             Self::Softcap { cap } => one(normalize::softcap(engine, *cap, &inputs[0])),
             Self::Softmax => one(normalize::softmax(engine, &inputs[0])),
-            Self::Route(route) => experts::route(engine, route, &inputs[0]),
+            Self::Route(route) => experts::route(engine, route, &inputs),
             Self::Dispatch { experts } => experts::dispatch(engine, *experts, &inputs[0], &inputs[1]),
+            Self::WeighRows => one(experts::weigh_rows(engine, &inputs)),
             Self::Combine => one(experts::combine(engine, &inputs)),
             Self::Cast { dtype } => one(normalize::cast(engine, *dtype, &inputs[0])),
+            Self::ConcatHeads => one(layout::concat_heads(engine, &inputs[0], &inputs[1])),
             Self::SplitHeads { .. }
             | Self::MergeHeads
             | Self::Flatten

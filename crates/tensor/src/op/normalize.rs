@@ -1,7 +1,7 @@
 //! Norms, activations and arithmetic element by element.
 
 use kernels::activation::{self, Activation};
-use kernels::elementary::tanh;
+use kernels::elementary::{exp, tanh};
 use kernels::layer_norm::LayerNorm;
 use kernels::rms_norm::{RmsNorm, Rounded};
 use kernels::{Element, cast as casts};
@@ -27,11 +27,18 @@ pub(super) fn rms_norm(
     with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| kernels::rms_norm::rms_norm(engine.profile, &norm, width(&inputs[0]), x, y)))
 }
 
-pub(super) fn layer_norm(engine: &Engine, eps: f32, inputs: &[Tensor]) -> Result<Tensor> {
-    let weight = inputs.get(1).map(Tensor::to_f32).transpose()?;
+/// `[eps, weight_offset]`; x (..., C), then weight (C), then bias (C), or none.
+pub(super) fn layer_norm(engine: &Engine, [eps, weight_offset]: [f32; 2], inputs: &[Tensor]) -> Result<Tensor> {
+    let x = inputs[0].dense(&engine.budget)?;
+    let mut weight = inputs.get(1).map(Tensor::to_f32).transpose()?;
+    if let Some(weight) = weight.as_mut().filter(|_| weight_offset != 0.0) {
+        with_float!(x.dtype(), T => {
+            weight.to_mut().iter_mut().for_each(|w| *w = Element::to_f32(<T as Element>::from_f32(*w + weight_offset)));
+            Ok::<_, crate::Error>(())
+        })?;
+    }
     let bias = inputs.get(2).map(Tensor::to_f32).transpose()?;
     let norm = LayerNorm { weight: weight.as_deref(), bias: bias.as_deref(), eps };
-    let x = inputs[0].dense(&engine.budget)?;
     with_float!(x.dtype(), T => map(engine, &x, |x: &[T], y| kernels::layer_norm::layer_norm(engine.profile, &norm, width(&inputs[0]), x, y)))
 }
 
@@ -50,6 +57,29 @@ pub(super) fn gated(engine: &Engine, f: Activation, gate: &Tensor, up: &Tensor) 
     with_float!(gate.dtype(), T => {
         let up = up.as_slice::<T>()?;
         map(engine, &gate, |gate: &[T], y| activation::gated(engine.profile, f, gate, up, y))
+    })
+}
+
+/// `[alpha, limit]`.
+pub(super) fn gated_clamped(engine: &Engine, [alpha, limit]: [f32; 2], gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let (gate, up) = (gate.dense(&engine.budget)?, up.dense(&engine.budget)?);
+    with_float!(gate.dtype(), T => {
+        let round = |x: f32| Element::to_f32(<T as Element>::from_f32(x));
+        let f = |gate: T, up: T| {
+            let (gate, up) = (Element::to_f32(gate).min(limit), Element::to_f32(up).clamp(-limit, limit));
+            let sigmoid = round(1.0 / (1.0 + exp(-round(gate * alpha))));
+            <T as Element>::from_f32(round(up + 1.0) * round(gate * sigmoid))
+        };
+        let up = up.as_slice::<T>()?;
+        map(engine, &gate, |gate: &[T], y| {
+            let operands = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
+            y.par_chunks_mut(TASK_ELEMENTS).zip(operands).for_each(|(y, (gate, up))| {
+                for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
+                    *y = f(gate, up);
+                }
+            });
+            Ok(())
+        })
     })
 }
 
