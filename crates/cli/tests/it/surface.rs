@@ -7,7 +7,8 @@ use crate::{
     command::{command, quantize, run},
 };
 
-const VERBS: [&str; 6] = ["model-free-ptq", "convert", "inspect", "verify", "list", "explain"];
+const VERBS: [&str; 9] =
+    ["oneshot", "model-free-ptq", "convert", "eval", "inspect", "verify", "recipe", "list", "explain"];
 
 #[test]
 fn inspect_folds_layers_that_look_alike() {
@@ -33,7 +34,7 @@ fn inspect_folds_layers_that_look_alike() {
 
 #[test]
 fn every_listed_name_can_be_explained() {
-    for topic in ["schemes", "formats", "converters"] {
+    for topic in ["schemes", "formats", "converters", "observers", "modifiers"] {
         let entries = run(&["list", topic, "--format", "json"]).expect(0).json();
         let human = run(&["list", topic]).expect(0);
         assert!(!entries.as_array().unwrap().is_empty());
@@ -94,7 +95,9 @@ fn every_verb_has_help_that_documents_each_option() {
         assert!(long.contains(&format!("Usage: llmcompressor {verb}")), "{long}");
         // In the short form an option and its text share a line, or the text follows on the next.
         let lines: Vec<&str> = short.lines().collect();
-        for (idx, line) in lines.iter().enumerate().filter(|it| it.1.trim_start().starts_with('-')) {
+        // Text that goes on in a column of its own may begin with an option's name.
+        let is_option = |it: &str| it.trim_start().starts_with('-') && it.len() - it.trim_start().len() <= 6;
+        for (idx, line) in lines.iter().enumerate().filter(|it| is_option(it.1)) {
             let after = line.trim().split_once("  ").map(|it| it.1.trim());
             let next = lines.get(idx + 1).map(|it| it.trim()).filter(|it| !it.starts_with('-'));
             assert!(after.or(next).is_some_and(|it| !it.is_empty()), "{verb}: `{line}` says nothing");
