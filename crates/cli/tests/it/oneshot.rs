@@ -235,7 +235,8 @@ fn threads_and_memory_do_not_change_the_bytes() {
 #[test]
 fn a_changed_recipe_data_file_or_source_is_refused_by_name() {
     let model = &MODELS[0];
-    let changes: [(&str, fn(&Cell)); 4] = [
+    type Change = fn(&Cell);
+    let changes: [(&str, Change); 4] = [
         ("recipe", |cell| {
             let text = fs::read_to_string(&cell.recipe).unwrap();
             fs::write(&cell.recipe, text.replace("\"symmetric\":true", "\"symmetric\":true,\"observer\":\"minmax\""))
