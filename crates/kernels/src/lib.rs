@@ -27,6 +27,7 @@ pub mod layer_norm;
 mod matrix;
 pub mod nll;
 mod profile;
+pub mod recurrence;
 pub mod rms_norm;
 pub mod rope;
 mod rows;

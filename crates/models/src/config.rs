@@ -150,6 +150,20 @@ impl<'a> Config<'a> {
         Ok(self.read(key, "a list of numbers", list)?.unwrap_or_default())
     }
 
+    /// A lower and an upper limit, if they are there; infinity as transformers 5 writes it.
+    pub(crate) fn limits(&self, key: &str) -> Result<Option<[f32; 2]>> {
+        let number = |value: &Value| match value.get("__float__").and_then(Value::as_str) {
+            Some("Infinity") => Some(f32::INFINITY),
+            Some(_) => None,
+            None => value.as_f64().map(|it| it as f32),
+        };
+        let pair = |value: &Value| match value.as_array()?.as_slice() {
+            [low, high] => Some([number(low)?, number(high)?]).filter(|[low, high]| low <= high),
+            _ => None,
+        };
+        self.read(key, "two rising numbers", pair)
+    }
+
     /// A list of texts, if it is there.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let list = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();

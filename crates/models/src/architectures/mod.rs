@@ -20,6 +20,7 @@ mod granite;
 mod granitemoe;
 mod llama;
 mod llama4_text;
+mod mamba2;
 mod mistral;
 mod mixtral;
 mod nemotron;
@@ -33,6 +34,7 @@ mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_next;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -75,6 +77,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     granitemoe::ARCHITECTURE,
     llama::ARCHITECTURE,
     llama4_text::ARCHITECTURE,
+    mamba2::ARCHITECTURE,
     mistral::ARCHITECTURE,
     mixtral::ARCHITECTURE,
     nemotron::ARCHITECTURE,
@@ -88,6 +91,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     qwen2_moe::ARCHITECTURE,
     qwen3::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
+    qwen3_next::ARCHITECTURE,
     smollm3::ARCHITECTURE,
     stablelm::ARCHITECTURE,
     starcoder2::ARCHITECTURE,

@@ -1,7 +1,7 @@
 //! Self-attention with grouped key-value heads.
 
 use graph::{ModuleId, Value};
-use tensor::{Attention as Rule, Mask, Op, Pairing, Presence};
+use tensor::{Activation, Attention as Rule, Mask, Op, Pairing, Presence};
 
 use super::{LinearKind, NormPlan, exactly, norm};
 use crate::build::{Bias, Builder};
@@ -30,6 +30,8 @@ pub(crate) struct AttentionPlan {
     pub(crate) o_bias: Bias,
     /// Norms of query and key.
     pub(crate) norms: HeadNorms,
+    /// Whether each head's result is multiplied with the sigmoid of a gate, which lies beside the head's query.
+    pub(crate) gate: Presence,
     /// Factor on the scores.
     pub(crate) scale: f32,
     /// `c * tanh(score / c)` in place of a score.
@@ -128,13 +130,14 @@ pub(crate) fn attention(
         let projections = |b: &mut Builder| -> Result<Projections> {
             let mut linear = |name: &str, rows: usize| plan.linear.build(b, name, [rows * head_dim, width], qkv_bias);
             let [q, k, v] = names.qkv;
+            let query_heads = if plan.gate == Presence::Given { 2 * heads } else { heads };
             Ok(match (plan.source, names.order) {
                 (Source::Apart, Listed::KeyFirst) => {
                     let (k, v) = (linear(k, kv_heads)?, linear(v, kv_heads)?);
-                    Projections::Apart([linear(q, heads)?, k, v])
+                    Projections::Apart([linear(q, query_heads)?, k, v])
                 }
                 (Source::Apart, _) => {
-                    Projections::Apart([linear(q, heads)?, linear(k, kv_heads)?, linear(v, kv_heads)?])
+                    Projections::Apart([linear(q, query_heads)?, linear(k, kv_heads)?, linear(v, kv_heads)?])
                 }
                 (Source::Blocks | Source::Groups, _) => Projections::Fused(linear(q, heads + 2 * kv_heads)?),
             })
@@ -194,7 +197,9 @@ impl Attention {
                     {
                         y = cx.call(norm, [y])?;
                     }
-                    qkv.push(cx.apply(split.clone(), [y])?);
+                    let is_gated = idx == 0 && self.plan.gate == Presence::Given;
+                    let head_dim = if is_gated { 2 * head_dim } else { head_dim };
+                    qkv.push(cx.apply(Op::SplitHeads { head_dim }, [y])?);
                 }
                 return exactly(qkv, "query, key and value");
             }
@@ -233,6 +238,13 @@ impl Layer for Attention {
             }
         };
         let [mut q, mut k, v] = self.heads(cx, x)?;
+        let mut gate = None;
+        if self.plan.gate == Presence::Given {
+            let len = self.plan.head_dim;
+            let half = cx.apply(Op::Narrow { start: len, len }, [q.clone()])?;
+            gate = Some(cx.apply(Op::MergeHeads, [half])?);
+            q = cx.apply(Op::Narrow { start: 0, len }, [q])?;
+        }
         if let (HeadNorms::PerHead(_), Some([q_norm, k_norm])) = (self.plan.norms, self.norms) {
             (q, k) = (cx.call(q_norm, [q])?, cx.call(k_norm, [k])?);
         }
@@ -251,7 +263,10 @@ impl Layer for Attention {
         operands.extend(self.sinks.map(|sinks| cx.parameter(sinks)).transpose()?);
         operands.extend(key_mask);
         let [heads] = exactly(cx.apply_all(Op::Attention(self.rule(presence)), operands)?, "one result")?;
-        let merged = cx.apply(Op::MergeHeads, [heads])?;
+        let mut merged = cx.apply(Op::MergeHeads, [heads])?;
+        if let Some(gate) = gate {
+            merged = cx.apply(Op::Gated(Activation::Sigmoid), [gate, merged])?;
+        }
         cx.call_all(self.o, vec![merged])
     }
 }

@@ -4,13 +4,12 @@ use graph::{ModuleId, Value};
 use tensor::Op;
 
 use super::{
-    AttentionPlan, MlpPlan, MoePlan, NormPlan, PlainNames, attention, exactly, fused_mlp, gated_mlp, latent_attention,
-    norm, sparse_moe, ungated_mlp,
+    AttentionPlan, DeltaPlan, LatentPlan, MlpPlan, MoePlan, NormPlan, PlainNames, attention, delta_net, exactly,
+    fused_mlp, gated_mlp, latent_attention, norm, sparse_moe, ungated_mlp,
 };
 use crate::build::Builder;
 use crate::context::{Cx, Layer};
 use crate::error::{ErrorKind, Result};
-use crate::layers::LatentPlan;
 use crate::links::ChannelMap;
 
 /// A decoder layer.
@@ -114,6 +113,7 @@ impl LayerPlan {
 pub(crate) enum Mixer {
     Attention(AttentionPlan),
     Latent(LatentPlan),
+    Delta(DeltaPlan),
 }
 
 /// The second branch of a decoder layer.
@@ -164,6 +164,7 @@ impl Mixer {
         let (id, takes, gives) = match self {
             Self::Attention(plan) => attention(b, name, plan)?,
             Self::Latent(plan) => latent_attention(b, name, plan)?,
+            Self::Delta(plan) => delta_net(b, name, plan)?,
         };
         Ok((id, takes, vec![gives]))
     }

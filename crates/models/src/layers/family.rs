@@ -34,6 +34,7 @@ pub(crate) fn plain_attention(config: &Config<'_>, class: &'static str) -> Resul
         qkv_bias: Bias::Absent,
         o_bias: Bias::Absent,
         norms: HeadNorms::Absent,
+        gate: Presence::Absent,
         scale: inverse_root(head_dim as f64),
         softcap: None,
         window: None,

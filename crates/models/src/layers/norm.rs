@@ -1,7 +1,7 @@
 //! Norms.
 
 use graph::{ModuleId, Timing, Value};
-use tensor::{Op, Rounded};
+use tensor::{Activation, Op, Rounded};
 
 use super::exactly;
 use crate::build::Builder;
@@ -71,6 +71,58 @@ pub(crate) fn norm(b: &mut Builder, name: &str, plan: NormPlan, width: usize) ->
         b.links().norm_offsets.push((id, 1.0));
     }
     Ok(id)
+}
+
+/// When a norm's result meets its gate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GateOrder {
+    /// `norm(x) * silu(gate)` (Qwen3-Next).
+    NormFirst,
+    /// `norm(x * silu(gate))` (Mamba 2).
+    GateFirst,
+}
+
+/// x (..., C), gate (..., C) -> (..., C).
+struct GatedNorm {
+    weight: ParameterId,
+    eps: f32,
+    order: GateOrder,
+}
+
+/// A root-mean-square norm with a gate under `name` over `width` channels.
+pub(crate) fn gated_norm(
+    b: &mut Builder,
+    name: &str,
+    plan: NormPlan,
+    width: usize,
+    order: GateOrder,
+) -> Result<ModuleId> {
+    b.module(name, plan.class, |b| {
+        Ok(GatedNorm { weight: b.parameter("weight", &[width]), eps: plan.eps as f32, order })
+    })
+}
+
+impl Layer for GatedNorm {
+    fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
+        let [x, gate] = exactly(inputs, "x and gate")?;
+        let weight = cx.parameter(self.weight)?;
+        let norm = Op::RmsNorm { eps: self.eps, weight_offset: 0.0, rounded: Rounded::BeforeWeight };
+        let gated = Op::Gated(Activation::Silu);
+        match self.order {
+            GateOrder::NormFirst => {
+                let normed = cx.apply(norm, [x, weight])?;
+                cx.apply_all(gated, vec![gate, normed])
+            }
+            GateOrder::GateFirst => {
+                let x = cx.apply(gated, [gate, x])?;
+                cx.apply_all(norm, vec![x, weight])
+            }
+        }
+    }
+
+    fn timing(&self) -> Timing {
+        Timing::Prologue
+    }
 }
 
 impl NormPlan {

@@ -195,7 +195,9 @@ fn a_config_of_transformers_4_gives_the_same_bits() {
 
 #[test]
 fn a_mask_hides_padding_and_only_padding() {
-    for model_type in ["llama", "gpt2", "opt", "bloom", "falcon", "deepseek_v3", "gpt_oss", "llama4_text"] {
+    for model_type in
+        ["llama", "gpt2", "opt", "bloom", "falcon", "deepseek_v3", "gpt_oss", "llama4_text", "qwen3_next", "mamba2"]
+    {
         let golden = open(model_type);
         let ids = other_ids(&golden.engine);
         let with_mask = |ids: &Tensor, mask: Vec<i64>| {
@@ -220,7 +222,7 @@ fn a_mask_hides_padding_and_only_padding() {
 
 #[test]
 fn positions_count_from_the_first_token_that_is_not_hidden() {
-    for model_type in ["opt", "bloom", "llama"] {
+    for model_type in ["opt", "bloom", "llama", "mamba2", "qwen3_next"] {
         let golden = open(model_type);
         let budget = &golden.engine.budget;
         let ids = budget.tensor(vec![1i64, 1, 17, 90, 4, 33, 8], &[1, 7]).unwrap();

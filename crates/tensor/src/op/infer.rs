@@ -115,6 +115,36 @@ pub(super) fn infer(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             }
             one(a.with_width(a.width()? + b.width()?))
         }
+        Op::CausalConv => {
+            let (x, parameters) = split(inputs, 1..=2)?;
+            rank("x", x, 3)?;
+            float("x", x)?;
+            rank("w", &parameters[0], 3)?;
+            if parameters[0].shape[0] != x.shape[2] || parameters[0].shape[1] != 1.into() {
+                return Err(shape("w", &parameters[0], format!("({}, 1, K)", x.shape[2])));
+            }
+            if let Some(bias) = parameters.get(1).filter(|bias| bias.shape != x.shape[2..]) {
+                return Err(shape("bias", bias, format!("({})", x.shape[2])));
+            }
+            one(x.clone())
+        }
+        Op::SelectiveScan { .. } => {
+            let [x, steps, k, q, by_head @ ..] = exactly::<7>(inputs)?;
+            scanned([x, k, q], &[steps], by_head)
+        }
+        Op::DeltaScan => {
+            let [v, k, q, betas, gates, by_head @ ..] = exactly::<7>(inputs)?;
+            scanned([v, k, q], &[betas, gates], by_head)
+        }
+        Op::HideRows => {
+            let [x, mask] = exactly(inputs)?;
+            rank("x", x, 3)?;
+            float("x", x)?;
+            if mask.shape != x.shape[..2] || mask.dtype != DType::F32 {
+                return Err(shape("mask", mask, format!("batch and tokens of {x}, F32")));
+            }
+            one(x.clone())
+        }
         Op::ScaleByPosition { .. } => {
             let [x] = exactly(inputs)?;
             rank("x", x, 4)?;
@@ -297,6 +327,29 @@ fn linear(x: &Spec, w: &Spec, bias: Option<&Spec>) -> Result<usize> {
         return Err(shape("bias", bias, format!("({rows})")));
     }
     Ok(rows)
+}
+
+/// Values (B, T, H, P), keys and queries (B, T, G, D), numbers by token and head (B, T, H), and parameters by head (H).
+fn scanned([v, k, q]: [&Spec; 3], by_token: &[&Spec], by_head: &[Spec]) -> Result<Vec<Spec>> {
+    rank("v", v, 4)?;
+    rank("k", k, 4)?;
+    float("v", v)?;
+    same("q", q, k)?;
+    if k.dtype != v.dtype || k.shape[..2] != v.shape[..2] {
+        return Err(shape("k", k, format!("batch and tokens of {v}, in its type")));
+    }
+    for it in by_token {
+        if it.shape != v.shape[..3] || it.dtype != v.dtype {
+            return Err(shape("gates", it, format!("batch, tokens and heads of {v}, in its type")));
+        }
+    }
+    for it in by_head {
+        float("parameter", it)?;
+        if it.shape != v.shape[2..3] {
+            return Err(shape("parameter", it, format!("({})", v.shape[2])));
+        }
+    }
+    Ok(vec![v.clone()])
 }
 
 fn exactly<const N: usize>(inputs: &[Spec]) -> Result<&[Spec; N]> {

@@ -6,6 +6,7 @@ mod layout;
 mod linear;
 mod normalize;
 mod positions;
+mod recurrent;
 #[cfg(test)]
 mod tests;
 
@@ -166,6 +167,19 @@ pub enum Op {
         /// Factor on the logarithm.
         scale: f32,
     },
+    /// A causal convolution of each channel: x (B, T, C), w (C, 1, K), bias (C) or none -> (B, T, C).
+    CausalConv,
+    /// Mamba 2's scan: x (B, T, H, P), steps (B, T, H), k and q (B, T, G, N), then by head logarithms of decays, biases of steps
+    /// and factors of the skip (H) -> (B, T, H, P); see [`kernels::recurrence::selective_scan`].
+    SelectiveScan {
+        /// Least and largest step.
+        limits: [f32; 2],
+    },
+    /// The gated delta rule: v (B, T, H, P), k and q (B, T, G, D), betas and gates (B, T, H), then by head logarithms of decays
+    /// and biases of gates (H) -> (B, T, H, P); see [`kernels::recurrence::delta_scan`].
+    DeltaScan,
+    /// Rows that a key mask hides are zero: x (B, T, C), key mask (B, T) -> (B, T, C).
+    HideRows,
     /// (B, T, C) -> (B * T, C).
     Flatten,
     /// x (B * T, C), like (B, T, _) -> (B, T, C).
@@ -340,6 +354,10 @@ impl Op {
             Self::MergeHeads => "merge_heads",
             Self::ConcatHeads => "concat_heads",
             Self::ScaleByPosition { .. } => "scale_by_position",
+            Self::CausalConv => "causal_conv",
+            Self::SelectiveScan { .. } => "selective_scan",
+            Self::DeltaScan => "delta_scan",
+            Self::HideRows => "hide_rows",
             Self::Flatten => "flatten",
             Self::Unflatten => "unflatten",
             Self::Narrow { .. } => "narrow",
@@ -378,6 +396,10 @@ impl Op {
             | Self::Attention(_)
             | Self::ConcatHeads
             | Self::ScaleByPosition { .. }
+            | Self::CausalConv
+            | Self::SelectiveScan { .. }
+            | Self::DeltaScan
+            | Self::HideRows
             | Self::ScaleRows(_)
             | Self::Add
             | Self::Mul
@@ -451,6 +473,10 @@ impl Op {
             Self::WeighRows => one(experts::weigh_rows(engine, &inputs)),
             Self::Combine => one(experts::combine(engine, &inputs)),
             Self::Cast { dtype } => one(normalize::cast(engine, *dtype, &inputs[0])),
+            Self::CausalConv => one(recurrent::causal_conv(engine, &inputs)),
+            Self::SelectiveScan { limits } => one(recurrent::selective_scan(engine, *limits, &inputs)),
+            Self::DeltaScan => one(recurrent::delta_scan(engine, &inputs)),
+            Self::HideRows => one(recurrent::hide_rows(engine, &inputs[0], &inputs[1])),
             Self::ConcatHeads => one(layout::concat_heads(engine, &inputs[0], &inputs[1])),
             Self::SplitHeads { .. }
             | Self::MergeHeads
