@@ -13,6 +13,34 @@ const MOST_HEAD_DIM: usize = 1 << 16;
 pub struct Config<'a> {
     value: &'a Value,
     dialect: &'static Dialect,
+    nesting: Nesting,
+}
+
+/// Where a larger model keeps its language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Nesting {
+    /// It is the model itself.
+    #[default]
+    Alone,
+    /// The body is `model.language_model`, the head stands beside `model`.
+    Inside,
+    /// Body and head are inside of `language_model`.
+    Whole,
+}
+
+/// What a text model may leave to the larger model around it.
+const SHARED_KEYS: [&str; 3] = ["tie_word_embeddings", "dtype", "torch_dtype"];
+
+/// The config of the language model inside of a larger one.
+pub(crate) fn text_config(config: &Value) -> Option<Value> {
+    let mut text = config.get("text_config")?.clone();
+    let keys = text.as_object_mut()?;
+    for key in SHARED_KEYS {
+        if let (Some(value), false) = (config.get(key), keys.contains_key(key)) {
+            keys.insert(key.to_owned(), value.clone());
+        }
+    }
+    Some(text)
 }
 
 /// How a config class differs from the usual.
@@ -29,7 +57,17 @@ const USUAL: Dialect = Dialect { names: &[], head_dim: None };
 impl<'a> Config<'a> {
     /// The config of a text model, or the text part of a larger one.
     pub fn new(config: &'a Value) -> Self {
-        Self { value: config, dialect: &USUAL }
+        Self { value: config, dialect: &USUAL, nesting: Nesting::Alone }
+    }
+
+    /// The same config, of a language model that lies elsewhere.
+    pub(crate) fn nested(self, nesting: Nesting) -> Self {
+        Self { nesting, ..self }
+    }
+
+    /// Where the language model lies.
+    pub(crate) fn nesting(&self) -> Nesting {
+        self.nesting
     }
 
     /// The same config, read in a dialect.

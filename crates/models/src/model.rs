@@ -13,7 +13,7 @@ use tensor::{DType, Dim, Spec, Symbol, Tensor};
 
 use crate::architectures::{self, Architecture};
 use crate::build::Builder;
-use crate::config::Config;
+use crate::config::{Config, Nesting, text_config};
 use crate::context::{Cx, Layer, Run, Runner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::Linear;
@@ -72,7 +72,20 @@ impl Model {
     /// [`ErrorKind::UnknownArchitecture`], [`ErrorKind::Config`] placed at the key, [`ErrorKind::MissingTensor`] and
     /// [`ErrorKind::Shape`] placed at the tensor.
     pub fn build(config: &Json, weights: Arc<dyn Weights>, options: ModelOptions) -> Result<Self> {
-        let config = Config::new(config);
+        // A larger model runs on text by its language model alone; what else it has is left as it is.
+        let inner = text_config(config).filter(|_| architectures::find(&Config::new(config)).is_err());
+        let config = match &inner {
+            None => Config::new(config),
+            Some(text) => {
+                let has = |name: &str| weights.spec(name).is_some();
+                let nesting = match () {
+                    () if has("model.language_model.embed_tokens.weight") => Nesting::Inside,
+                    () if has("language_model.model.embed_tokens.weight") => Nesting::Whole,
+                    () => Nesting::Alone,
+                };
+                Config::new(text).nested(nesting)
+            }
+        };
         let architecture = architectures::find(&config)?;
         let Builder { tree, layers, parameters, owned, links, .. } = (architecture.build)(&config)?;
         let dtype = match options.dtype {

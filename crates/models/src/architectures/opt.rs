@@ -66,7 +66,14 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     let mut mlp = mlp_of(config, "", config.size_or("ffn_dim", 4 * plan.width)?, "relu")?;
     mlp.bias = bias;
     let norm = plan.norm;
+    let last = format!("model.decoder.layers.{}.final_layer_norm", plan.n_layers - 1);
+    let reader = if plan.projected.is_some() { "model.decoder.project_out" } else { "lm_head" };
     causal_lm(&mut b, plan, |b, _, name| layer(b, name, &attention, &mlp, norm, place))?;
+    if let (Place::After, true, Some(last), Some(reader)) =
+        (place, norm.is_scalable(), b.tree.find(&last), b.tree.find(reader))
+    {
+        b.link(last, &[reader], ChannelMap::Same);
+    }
     Ok(b)
 }
 

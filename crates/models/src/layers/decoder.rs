@@ -7,6 +7,7 @@ use tensor::{DType, Op};
 
 use super::{EmbeddingPlan, NormPlan, PositionsPlan, Rotary, embedding, exactly, learned_positions, norm};
 use crate::build::{Bias, Builder};
+use crate::config::Nesting;
 use crate::context::{Causal, Cx, Layer};
 use crate::error::{ErrorKind, Result};
 use crate::links::ChannelMap;
@@ -25,6 +26,8 @@ pub(crate) struct Classes {
 /// A causal language model.
 pub(crate) struct CausalPlan {
     pub(crate) classes: Classes,
+    /// Where in a larger model it lies.
+    pub(crate) nesting: Nesting,
     /// Name of the body, and names and classes of what lies inside of it before the layers' module.
     pub(crate) body: &'static str,
     pub(crate) inner: Option<(&'static str, &'static str)>,
@@ -123,34 +126,48 @@ pub(crate) fn causal_lm(
     plan: CausalPlan,
     mut layer: impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
 ) -> Result<()> {
-    b.root(|b| {
-        let mut weight = None;
-        let mut last = None;
-        let mut build = |b: &mut Builder| {
-            let (decoder, table) = decoder(b, &plan, &mut layer)?;
-            weight = table;
-            last = decoder.project_out.or(decoder.norm.filter(|_| plan.norm.is_scalable()));
-            Ok(decoder)
-        };
-        let model = match plan.inner {
-            None => b.module(plan.body, plan.classes.model, build)?,
-            Some((name, class)) => {
-                b.module(plan.body, plan.classes.model, |b| b.module(name, class, &mut build).map(Around))?
-            }
-        };
-        let columns = plan.projected.unwrap_or(plan.width);
-        let head = match (plan.head, weight) {
-            (Head::Tied, Some(weight)) => b.tied_linear("lm_head", weight)?,
-            _ => b.linear("lm_head", [plan.embedding.vocab_size, columns], plan.head_bias)?,
-        };
-        if let Some(last) = last {
-            b.link(last, &[head], ChannelMap::Same);
+    b.root(|b| match plan.nesting {
+        Nesting::Whole => {
+            b.holder("language_model", plan.classes.causal_lm, |b| parts(b, &plan, &mut layer)).map(|it| it.1)
         }
-        // A checkpoint of the body alone has names without the body's.
-        let prefix = format!("{}.", plan.body);
-        b.alias(|name| name.strip_prefix(&prefix).map(str::to_owned));
-        Ok(CausalLm { model, head, logits_factor: plan.logits_factor, logits_cap: plan.logits_cap })
+        Nesting::Alone | Nesting::Inside => parts(b, &plan, &mut layer),
     })
+}
+
+fn parts(
+    b: &mut Builder,
+    plan: &CausalPlan,
+    layer: &mut impl FnMut(&mut Builder, usize, &str) -> Result<ModuleId>,
+) -> Result<CausalLm> {
+    let mut weight = None;
+    let mut last = None;
+    let mut build = |b: &mut Builder| {
+        let (decoder, table) = decoder(b, plan, layer)?;
+        weight = table;
+        last = decoder.project_out.or(decoder.norm.filter(|_| plan.norm.is_scalable()));
+        Ok(decoder)
+    };
+    let model = match (plan.inner, plan.nesting) {
+        (None, Nesting::Inside) => {
+            b.module("model", "Module", |b| b.module("language_model", plan.classes.model, &mut build).map(Around))?
+        }
+        (None, _) => b.module(plan.body, plan.classes.model, build)?,
+        (Some((name, class)), _) => {
+            b.module(plan.body, plan.classes.model, |b| b.module(name, class, &mut build).map(Around))?
+        }
+    };
+    let columns = plan.projected.unwrap_or(plan.width);
+    let head = match (plan.head, weight) {
+        (Head::Tied, Some(weight)) => b.tied_linear("lm_head", weight)?,
+        _ => b.linear("lm_head", [plan.embedding.vocab_size, columns], plan.head_bias)?,
+    };
+    if let Some(last) = last {
+        b.link(last, &[head], ChannelMap::Same);
+    }
+    // A checkpoint of the body alone has names without the body's.
+    let prefix = format!("{}.", plan.body);
+    b.alias(|name| name.strip_prefix(&prefix).map(str::to_owned));
+    Ok(CausalLm { model, head, logits_factor: plan.logits_factor, logits_cap: plan.logits_cap })
 }
 
 fn decoder(

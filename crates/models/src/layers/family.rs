@@ -149,6 +149,7 @@ pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defa
     let is_tied = config.flag_or("tie_word_embeddings", defaults.tied)?;
     Ok(CausalPlan {
         classes,
+        nesting: config.nesting(),
         body: "model",
         inner: None,
         listed: LLAMA_PARTS,

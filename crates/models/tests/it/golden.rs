@@ -30,16 +30,54 @@ pub(crate) struct Golden {
     pub(crate) engine: Engine,
     pub(crate) ids: Tensor,
     pub(crate) expected: Rc<HashMap<String, GoldenTensor>>,
-    modules: Value,
     on_disk: Vec<String>,
 }
 
+/// Smaller models that turn switches of their configs.
+const VARIANTS: &[&str] = &[
+    "bloom-odd-heads",
+    "deepseek_v2-groups",
+    "deepseek_v3-half",
+    "falcon-alibi",
+    "falcon-grouped",
+    "glm4_moe-qk-norm",
+    "gpt2-by-depth",
+    "gpt_neox-in-turn",
+    "gpt_oss-plain-rope",
+    "granitemoe-multipliers",
+    "llama-dynamic",
+    "llama-llama3",
+    "llama-yarn",
+    "llama4_text-tuned",
+    "mamba2-groups",
+    "mixtral-window",
+    "nemotron-biases",
+    "opt-projected",
+    "phi-qk-norm",
+    "phi3-longrope",
+    "qwen3_next-dense",
+];
+
+/// Paths of the goldens of every architecture, and of all variants.
+pub(crate) fn everything() -> Vec<String> {
+    let models = ARCHITECTURES.iter().map(|it| format!("models/{}", it.model_type));
+    models.chain(VARIANTS.iter().map(|name| format!("variants/{name}"))).collect()
+}
+
 pub(crate) fn open(model_type: &str) -> Golden {
-    open_with(model_type, |config| config, ModelOptions::default())
+    open_at(&format!("models/{model_type}"))
+}
+
+pub(crate) fn open_at(path: &str) -> Golden {
+    open_changed(path, |config| config, ModelOptions::default())
 }
 
 pub(crate) fn open_with(model_type: &str, change: impl FnOnce(Value) -> Value, options: ModelOptions) -> Golden {
-    let goldens = Goldens::open(&format!("models/{model_type}"));
+    open_changed(&format!("models/{model_type}"), change, options)
+}
+
+fn open_changed(path: &str, change: impl FnOnce(Value) -> Value, options: ModelOptions) -> Golden {
+    let goldens = Goldens::open(path);
     let weights = goldens.tensors("model.safetensors");
     let mut on_disk: Vec<String> = weights.keys().cloned().collect();
     on_disk.sort();
@@ -48,7 +86,7 @@ pub(crate) fn open_with(model_type: &str, change: impl FnOnce(Value) -> Value, o
     let engine = Engine::new(Budget::unlimited());
     let expected = goldens.tensors("expected.safetensors");
     let ids = tensor_of(&engine, &expected["input_ids"]);
-    Golden { model, engine, ids, expected, modules: goldens.json("modules.json"), on_disk }
+    Golden { model, engine, ids, expected, on_disk }
 }
 
 fn tensor_of(engine: &Engine, golden: &GoldenTensor) -> Tensor {
@@ -62,7 +100,7 @@ fn tensor_of(engine: &Engine, golden: &GoldenTensor) -> Tensor {
 
 /// Other ids of another shape.
 pub(crate) fn other_ids(engine: &Engine) -> Tensor {
-    let ids = (0..3 * 7).map(|i| i64::from((i * 37 + 11) % 128)).collect::<Vec<i64>>();
+    let ids = (0..3 * 7).map(|i| i64::from((i * 37 + 11) % 48)).collect::<Vec<i64>>();
     engine.budget.tensor(ids, &[3, 7]).unwrap()
 }
 
@@ -87,15 +125,15 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 #[test]
-fn logits_of_every_architecture_are_those_of_the_reference() {
+fn logits_of_every_architecture_and_switch_are_those_of_the_reference() {
     let mut failed = Vec::new();
-    for architecture in ARCHITECTURES {
-        let golden = open(architecture.model_type);
+    for path in everything() {
+        let golden = open_at(&path);
         let expected = tensor_of(&golden.engine, &golden.expected["logits"]);
         let found = distance(&golden.logits(&golden.ids), &expected.to_f32().unwrap());
-        println!("{}: {found:.2e}", architecture.model_type);
+        println!("{path}: {found:.2e}");
         if found.is_nan() || found > 1e-4 {
-            failed.push((architecture.model_type, found));
+            failed.push((path, found));
         }
     }
     assert!(failed.is_empty(), "largest distance in standard deviations: {failed:?}");
@@ -117,7 +155,8 @@ fn half_precision_stays_near_the_reference() {
 #[test]
 fn modules_have_the_names_and_classes_of_hugging_face_in_its_order() {
     for architecture in ARCHITECTURES {
-        let Golden { model, modules, .. } = open(architecture.model_type);
+        let model = open(architecture.model_type).model;
+        let modules = Goldens::open(&format!("models/{}", architecture.model_type)).json("modules.json");
         assert_eq!(json!(architecture.class), modules["model_class"]);
         assert_eq!(json!(architecture.no_split), modules["no_split_modules"]);
         let tree = model.tree();
@@ -139,13 +178,13 @@ fn modules_have_the_names_and_classes_of_hugging_face_in_its_order() {
 
 #[test]
 fn parameters_are_exactly_the_tensors_on_disk() {
-    for architecture in ARCHITECTURES {
-        let Golden { model, on_disk, .. } = open(architecture.model_type);
+    for path in everything() {
+        let Golden { model, on_disk, .. } = open_at(&path);
         let tensor = |info: &ParameterInfo| info.stacked_in.clone().unwrap_or_else(|| info.name.clone());
         let mut found: Vec<_> = model.store().parameters().map(|(_, info)| tensor(info)).collect();
         found.sort();
         found.dedup();
-        assert_eq!(found, on_disk, "{}", architecture.model_type);
+        assert_eq!(found, on_disk, "{path}");
     }
 }
 
@@ -178,6 +217,26 @@ fn parameters_are_written_under_the_names_that_the_reference_writes() {
 }
 
 #[test]
+fn a_checkpoint_under_the_names_that_are_written_gives_the_same_bits() {
+    for path in everything() {
+        let golden = open_at(&path);
+        let store = golden.model.store();
+        let tensor = |(id, info): (models::ParameterId, &ParameterInfo)| {
+            let original = store.original(&golden.engine, id).unwrap();
+            let dtype = store.stored_dtype(id).unwrap().safetensors_name().to_owned();
+            let data = original.as_bytes().unwrap().to_vec();
+            (info.written.clone(), GoldenTensor { dtype, shape: info.shape.clone(), data })
+        };
+        let weights: HashMap<String, GoldenTensor> = store.parameters().map(tensor).collect();
+        let config = Goldens::open(&path).json("config.json");
+        let written = Model::build(&config, Arc::new(Tensors(weights)), ModelOptions::default()).unwrap();
+        assert!(written.store().parameters().all(|(_, info)| info.stacked_in.is_none()));
+        let found = written.forward(golden.run(), &golden.ids, None).unwrap();
+        assert_eq!(found.to_f32().unwrap(), golden.logits(&golden.ids), "{path}");
+    }
+}
+
+#[test]
 fn a_config_of_transformers_4_gives_the_same_bits() {
     let old = |mut config: Value| {
         let keys = config.as_object_mut().unwrap();
@@ -191,6 +250,38 @@ fn a_config_of_transformers_4_gives_the_same_bits() {
     };
     let (new, old) = (open("llama"), open_with("llama", old, ModelOptions::default()));
     assert_eq!(new.logits(&new.ids), old.logits(&old.ids));
+}
+
+#[test]
+fn a_larger_model_runs_on_text_by_the_language_model_inside_of_it() {
+    let plain = open("gemma3_text");
+    let expected = plain.logits(&plain.ids);
+    let goldens = Goldens::open("models/gemma3_text");
+    let mut text = goldens.json("config.json");
+    let dtype = text.as_object_mut().unwrap().remove("dtype").unwrap();
+    let config = json!({"model_type": "gemma3", "dtype": dtype, "text_config": text, "vision_config": {}});
+    for before in ["model.language_model.", "language_model.model.", "model."] {
+        let path = format!("{before}layers.1.mlp.up_proj");
+        let rename = |name: &str| match (before, name.strip_prefix("model.")) {
+            (_, Some(rest)) => format!("{before}{rest}"),
+            ("language_model.model.", None) => format!("language_model.{name}"),
+            (_, None) => name.to_owned(),
+        };
+        let mut weights: HashMap<String, GoldenTensor> =
+            goldens.tensors("model.safetensors").iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect();
+        let vision = weights.values().next().unwrap().clone();
+        weights.insert("vision_tower.embeddings.weight".to_owned(), vision);
+        let model = Model::build(&config, Arc::new(Tensors(weights)), ModelOptions::default()).unwrap();
+        assert!(model.linear(model.tree().find(&path).unwrap()).is_some());
+        let found = model.forward(plain.run(), &plain.ids, None).unwrap();
+        assert_eq!(found.to_f32().unwrap(), expected, "{path}");
+        let targets = model.match_targets::<&str>(&[]).unwrap();
+        assert!(model.subgraphs(&targets, TraceInputs::Ids, graph::Policy::COMPAT).unwrap().len() > 1);
+    }
+    let unknown = json!({"model_type": "gemma3", "text_config": {"model_type": "abacus"}});
+    let weights = Arc::new(Tensors(HashMap::new()));
+    let error = Model::build(&unknown, weights, ModelOptions::default()).err().unwrap().to_string();
+    assert!(error.starts_with("model_type `abacus` is not supported"), "{error}");
 }
 
 #[test]

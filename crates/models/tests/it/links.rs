@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use graph::{Function, Graph, ModuleId, NodeId, NodeKind, Port};
-use models::{ARCHITECTURES, ChannelMap, Link, Model, TraceInputs};
+use models::{ChannelMap, Link, Model, TraceInputs};
 use tensor::Op;
 
-use crate::golden::open;
+use crate::golden::{everything, open, open_at};
 
 /// Where the channels of a value go.
 #[derive(Default)]
@@ -71,8 +71,8 @@ fn follow_op(
 
 #[test]
 fn links_are_exactly_what_the_graph_says() {
-    for architecture in ARCHITECTURES {
-        let model = open(architecture.model_type).model;
+    for golden in everything() {
+        let model = open_at(&golden).model;
         let has_weights = |id: &ModuleId| model.linear(*id).is_some() || !model.own_parameters(*id).is_empty();
         let is_innermost = |id: &ModuleId| model.tree().children(*id).next().is_none();
         let targets = model.tree().ids().filter(has_weights).filter(is_innermost).collect();
@@ -100,21 +100,21 @@ fn links_are_exactly_what_the_graph_says() {
                 let path = model.tree().path(module);
                 let links: Vec<_> = published(module).collect();
                 if flow.is_open {
-                    assert!(links.is_empty(), "{}: {path} cannot be scaled", architecture.model_type);
+                    assert!(links.is_empty(), "{golden}: {path} cannot be scaled");
                     continue;
                 }
-                let [link] = links.as_slice() else { panic!("{}: one link of {path}", architecture.model_type) };
-                assert_eq!(link.consumers.iter().copied().collect::<BTreeSet<_>>(), flow.consumers, "{path}");
-                assert_eq!(link.consumers.len(), flow.consumers.len(), "{path}");
+                let [link] = links.as_slice() else { panic!("{golden}: one link of {path}") };
+                assert_eq!(link.consumers.iter().copied().collect::<BTreeSet<_>>(), flow.consumers, "{golden}: {path}");
+                assert_eq!(link.consumers.len(), flow.consumers.len(), "{golden}: {path}");
                 let channels = match flow.repeat {
                     Some((head_dim, repeat)) => ChannelMap::RepeatedHeads { head_dim, repeat },
                     None => ChannelMap::Same,
                 };
-                assert_eq!(link.channels, channels, "{path}");
+                assert_eq!(link.channels, channels, "{golden}: {path}");
                 n_found += 1;
             }
         }
-        assert_eq!(n_found, model.links().links.len(), "{}", architecture.model_type);
+        assert_eq!(n_found, model.links().links.len(), "{golden}");
     }
 }
 

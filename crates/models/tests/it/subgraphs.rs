@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use graph::{Extent, ModuleId, Policy};
-use models::{ARCHITECTURES, Hooks, Run, Tap, TraceInputs};
+use models::{Hooks, Run, Tap, TraceInputs};
 use tensor::{Routing, Tensor};
 
-use crate::golden::{Golden, open, other_ids};
+use crate::golden::{Golden, everything, open, open_at, other_ids};
 
 const POLICIES: [Policy; 2] = [Policy::COMPAT, Policy::BeforeTargets];
 
@@ -45,15 +45,15 @@ pub(crate) fn run_in_parts(
 
 #[test]
 fn subgraphs_in_order_equal_the_model_for_every_architecture_policy_and_shape() {
-    for architecture in ARCHITECTURES {
-        let golden = open(architecture.model_type);
+    for path in everything() {
+        let golden = open_at(&path);
         for targets in [&[][..], &["Linear"], &[r"re:.*(o_proj|out_proj|dense|c_proj)$", "lm_head"]] {
             let targets = golden.model.match_targets(targets).unwrap();
             for ids in [golden.ids.clone(), other_ids(&golden.engine)] {
                 let whole = golden.logits(&ids);
                 for policy in POLICIES {
                     let parts = run_in_parts(&golden, golden.run(), &targets, policy, &ids);
-                    assert!(parts == whole, "{} {policy:?}", architecture.model_type);
+                    assert!(parts == whole, "{path} {policy:?}");
                 }
             }
         }
@@ -178,17 +178,17 @@ fn a_run_up_to_the_targets_hears_their_inputs_and_calls_none_of_them() {
 #[test]
 fn every_architecture_with_experts_keeps_its_bits_when_all_of_them_see_all_rows() {
     let mut n_compared = 0;
-    for architecture in ARCHITECTURES {
-        let golden = open(architecture.model_type);
+    for path in everything() {
+        let golden = open_at(&path);
         if golden.model.links().experts.is_empty() {
             continue;
         }
         let engine = golden.engine.with_routing(Routing::All);
         let all = golden.model.forward(Run { engine: &engine, hooks: None }, &golden.ids, None).unwrap();
-        assert_eq!(all.to_f32().unwrap(), golden.logits(&golden.ids), "{}", architecture.model_type);
+        assert_eq!(all.to_f32().unwrap(), golden.logits(&golden.ids), "{path}");
         n_compared += 1;
     }
-    assert!(n_compared >= 9);
+    assert!(n_compared >= 18);
 }
 
 #[test]
