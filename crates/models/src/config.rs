@@ -89,6 +89,11 @@ impl<'a> Config<'a> {
         self.value.get(self.name(key)).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there, if only with null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.value.get(self.name(key)).is_some()
+    }
+
     /// The part under `key`; none where it is absent or null.
     pub fn part(&self, key: &str) -> Option<Self> {
         self.get(key).map(|value| Self { value, ..*self })

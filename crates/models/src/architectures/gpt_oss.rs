@@ -31,7 +31,7 @@ fn build(config: &Config<'_>) -> Result<Builder> {
     let mut attention = plain_attention(config, "GptOssAttention")?;
     attention.qkv_bias = Bias::from_flag(config.flag_or("attention_bias", Flag::On)?);
     (attention.o_bias, attention.sinks) = (attention.qkv_bias, Presence::Given);
-    if config.part("rope_parameters").or(config.part("rope_scaling")).is_none() {
+    if config.part("rope_parameters").is_none() && !config.has("rope_scaling") {
         let theta = config.number_or("rope_theta", DEFAULTS.rope_theta)?;
         let implied = json!({"rope_parameters": {
             "rope_type": "yarn", "rope_theta": theta, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,

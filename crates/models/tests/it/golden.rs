@@ -142,12 +142,26 @@ fn logits_of_every_architecture_and_switch_are_those_of_the_reference() {
 #[test]
 fn half_precision_stays_near_the_reference() {
     for dtype in [DType::BF16, DType::F16] {
-        for model_type in ["llama", "qwen3_moe"] {
-            let golden = open_with(model_type, |config| config, ModelOptions { dtype: Some(dtype) });
+        for path in everything() {
+            let golden = open_changed(&path, |config| config, ModelOptions { dtype: Some(dtype) });
             let expected = tensor_of(&golden.engine, &golden.expected["logits"]);
-            let found = distance(&golden.logits(&golden.ids), &expected.to_f32().unwrap());
-            println!("{model_type} {dtype}: {found:.2e}");
-            assert!(found < 0.5, "{model_type} in {dtype}: {found}");
+            let logits = golden.model.forward(golden.run(), &golden.ids, None).unwrap();
+            assert_eq!(logits.dtype(), dtype, "{path}");
+            let vocabulary = logits.shape()[2];
+            let (found, expected) = (logits.to_f32().unwrap(), expected.to_f32().unwrap());
+            let noise = |(x, y): (&[f32], &[f32])| {
+                let squares = x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f32>();
+                (squares / y.iter().map(|y| y * y).sum::<f32>()).sqrt()
+            };
+            let mut noises: Vec<f32> = found.chunks(vocabulary).zip(expected.chunks(vocabulary)).map(noise).collect();
+            // A router's near tie may fall the other way for a token, so that the median counts.
+            noises.sort_by(f32::total_cmp);
+            let noise = noises[noises.len() / 2];
+            println!("{path} {dtype}: {noise:.2e}");
+            let most = if dtype == DType::BF16 { 5e-2 } else { 6e-3 };
+            assert!(noise < most, "{path} in {dtype}: {noise}");
+            let graph = golden.model.trace_operations(TraceInputs::IdsAndMask).unwrap();
+            assert!(graph.nodes().len() > 10);
         }
     }
 }
@@ -238,18 +252,42 @@ fn a_checkpoint_under_the_names_that_are_written_gives_the_same_bits() {
 
 #[test]
 fn a_config_of_transformers_4_gives_the_same_bits() {
-    let old = |mut config: Value| {
-        let keys = config.as_object_mut().unwrap();
-        let mut rope = keys.remove("rope_parameters").unwrap();
-        let theta = rope.as_object_mut().unwrap().remove("rope_theta").unwrap();
-        keys.insert("rope_theta".into(), theta);
-        keys.insert("rope_scaling".into(), rope);
-        let dtype = keys.remove("dtype").unwrap();
-        keys.insert("torch_dtype".into(), dtype);
-        config
-    };
-    let (new, old) = (open("llama"), open_with("llama", old, ModelOptions::default()));
-    assert_eq!(new.logits(&new.ids), old.logits(&old.ids));
+    let mut n_changed = 0;
+    for path in everything() {
+        let mut is_changed = false;
+        let old = |mut config: Value| {
+            let is_neox = config["model_type"] == "gpt_neox";
+            let keys = config.as_object_mut().unwrap();
+            if let Some(dtype) = keys.remove("dtype") {
+                keys.insert("torch_dtype".into(), dtype);
+            }
+            let Some(Value::Object(mut rope)) = keys.remove("rope_parameters") else { return config };
+            let Some(theta) = rope.remove("rope_theta") else {
+                // Gemma 3 had a base of its own for layers with a window.
+                keys.insert("rope_theta".into(), rope["full_attention"]["rope_theta"].clone());
+                keys.insert("rope_local_base_freq".into(), rope["sliding_attention"]["rope_theta"].clone());
+                return config;
+            };
+            keys.insert(if is_neox { "rotary_emb_base" } else { "rope_theta" }.into(), theta);
+            if let Some(share) = rope.remove("partial_rotary_factor") {
+                keys.insert(if is_neox { "rotary_pct" } else { "partial_rotary_factor" }.into(), share);
+            }
+            let kind = rope.remove("rope_type").unwrap();
+            if kind == "default" {
+                keys.insert("rope_scaling".into(), Value::Null);
+            } else {
+                rope.insert("type".into(), kind);
+                keys.insert("rope_scaling".into(), rope.into());
+            }
+            is_changed = true;
+            config
+        };
+        let old = open_changed(&path, old, ModelOptions::default());
+        let new = open_at(&path);
+        assert!(new.logits(&new.ids) == old.logits(&old.ids), "{path}");
+        n_changed += usize::from(is_changed);
+    }
+    assert!(n_changed > 40, "{n_changed}");
 }
 
 #[test]
