@@ -35,6 +35,9 @@ pub struct GptqModifier {
     /// Position in `inputs` of each module that has seen a token.
     input_of: IndexMap<String, usize>,
     last: Option<Last>,
+    /// Buffers for inputs.
+    values: Vec<f32>,
+    narrow: Vec<bf16>,
     fallbacks: Vec<String>,
     report: Vec<Value>,
 }
@@ -52,6 +55,7 @@ struct Input {
 struct Last {
     input: usize,
     batch: (usize, usize),
+    edge: Option<usize>,
     shape: Vec<usize>,
     values: Vec<f32>,
 }
@@ -77,6 +81,8 @@ impl GptqModifier {
             inputs: Vec::new(),
             input_of: IndexMap::new(),
             last: None,
+            values: Vec::new(),
+            narrow: Vec::new(),
             fallbacks: Vec::new(),
             report: Vec::new(),
         })
@@ -105,14 +111,24 @@ impl GptqModifier {
         if elements == 0 {
             return Ok(());
         }
-        let mut values = vec![0.0f32; elements];
-        sample.value.read_rows(0..elements / cols, &mut values)?;
         let batch = (sample.batch_idx, sample.call_idx);
-        let shared = self.last.as_ref().filter(|last| {
-            let is_beside = parent(&self.inputs[last.input].leader) == parent(module);
-            last.batch == batch && is_beside && last.shape == shape && last.values == values
+        let is_beside = |last: &Last, inputs: &[Input]| {
+            last.batch == batch && last.shape == shape && parent(&inputs[last.input].leader) == parent(module)
+        };
+        // The same edge of the graph is the same value; where edges are not known, values are compared.
+        let by_edge = self
+            .last
+            .as_ref()
+            .filter(|last| is_beside(last, &self.inputs) && sample.edge.is_some() && last.edge == sample.edge);
+        let by_edge = by_edge.map(|it| it.input);
+        self.values.resize(elements, 0.0);
+        if by_edge.is_none() {
+            sample.value.read_rows(0..elements / cols, &mut self.values)?;
+        }
+        let shared = by_edge.or_else(|| {
+            let last = self.last.as_ref().filter(|last| last.edge.is_none() && is_beside(last, &self.inputs));
+            last.filter(|last| last.values == self.values).map(|it| it.input)
         });
-        let shared = shared.map(|it| it.input);
         let input = match (self.input_of.get(module).copied(), shared) {
             (Some(own), Some(shared)) if own == shared && self.inputs[own].leader != module => return Ok(()),
             (Some(own), _) if self.inputs[own].leader == module => own,
@@ -131,13 +147,18 @@ impl GptqModifier {
                 self.inputs.len() - 1
             }
         };
+        if by_edge.is_some() {
+            sample.value.read_rows(0..elements / cols, &mut self.values)?;
+        }
+        let values = std::mem::take(&mut self.values);
         // A matrix is one sequence; of anything larger, the first dimension counts sequences.
         let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
         let hessian = &mut self.inputs[input].hessian;
         let added = match sample.value.dtype() {
             DType::BF16 => {
-                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
-                Mat::new(&narrow, elements / cols, cols)
+                self.narrow.clear();
+                self.narrow.extend(values.iter().map(|it| bf16::from_f32(*it)));
+                Mat::new(&self.narrow, elements / cols, cols)
                     .map_err(crate::Error::from)
                     .and_then(|x| hessian.accumulate(self.profile, x, n_samples))
             }
@@ -146,7 +167,11 @@ impl GptqModifier {
                 .and_then(|x| hessian.accumulate(self.profile, x, n_samples)),
         };
         added?;
-        self.last = Some(Last { input, batch, shape: shape.to_vec(), values });
+        // What was compared last is the buffer of what comes next.
+        let before = self.last.take().map(|it| it.values).unwrap_or_default();
+        let (kept, free) = if sample.edge.is_none() { (values, before) } else { (before, values) };
+        self.values = free;
+        self.last = Some(Last { input, batch, edge: sample.edge, shape: shape.to_vec(), values: kept });
         Ok(())
     }
 
@@ -286,6 +311,8 @@ impl Modifier for GptqModifier {
         let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
         let model = state.model_mut()?;
         self.last = None;
+        self.values = Vec::new();
+        self.narrow = Vec::new();
         self.targets.write_activations(model, &modules)?;
         // Weights that share an input and an order are swept as one stack.
         let mut stacks: IndexMap<(Option<usize>, bool), Vec<Observed>> = IndexMap::new();
