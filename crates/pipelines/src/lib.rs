@@ -16,6 +16,7 @@ mod sequential;
 mod store;
 mod times;
 mod waves;
+mod windows;
 
 pub use boundaries::Spill;
 pub use committer::{Committer, ModifierData};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -54,22 +55,23 @@ impl Listener {
         Self { hooks, _guards: guards, log, taps, kept }
     }
 
-    /// Hands over what was heard of a batch.
+    /// Hands over what was heard of a window of batches, batch by batch.
     pub(crate) fn hand_over(
         &self,
         lifecycle: &mut CompressionLifecycle,
         names: &dyn Fn(ModuleId) -> String,
-        batch_idx: usize,
-        mask: Option<&[bool]>,
+        window: Range<usize>,
         budget: &Budget,
     ) -> Result<()> {
         let heard = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
         let mut calls: HashMap<(ModuleId, TapPoint), usize> = HashMap::new();
-        // The tensors of a batch live together here, so that none takes another's place.
+        // The tensors of a window live together here, so that none takes another's place.
         let mut leaders: Vec<(Tensor, (ModuleId, TapPoint))> = Vec::new();
+        let mut samples = Vec::with_capacity(heard.len());
         for Heard { module, point, values } in heard {
             if point == TapPoint::Input && self.kept.contains(&module) {
-                lifecycle.state.model_mut()?.as_engine::<ModelStore>()?.keep(module, batch_idx, values.clone());
+                let store = lifecycle.state.model_mut()?.as_engine::<ModelStore>()?;
+                store.keep(module, window.start, values.clone());
             }
             let Some(value) = values.into_iter().next().filter(|_| self.taps.contains(&(module, point))) else {
                 continue;
@@ -84,12 +86,19 @@ impl Listener {
             // Five points a module; the same in every batch.
             let edge = leader.0.index() * 5 + leader.1 as usize;
             let call = calls.entry((module, point)).or_insert(0);
-            let call_idx = *call;
+            samples.push((Tap::new(names(module), point), *call, edge, value.dense(budget)?));
             *call += 1;
-            let value = TensorActivation(value.dense(budget)?);
-            let sample = Sample { batch_idx, call_idx, edge: Some(edge), value: &value, mask };
-            let (_, mut sink) = lifecycle.running();
-            sink.feed(&Tap::new(names(module), point), &sample, &HookView::ALL)?;
+        }
+        let n_batches = window.len();
+        for (idx, batch_idx) in window.enumerate() {
+            for (tap, call_idx, edge, value) in &samples {
+                let rows = value.shape().first().copied().unwrap_or(0) / n_batches;
+                let value = if n_batches == 1 { value.clone() } else { value.slice(0, idx * rows, rows)? };
+                let value = TensorActivation(value);
+                let sample = Sample { batch_idx, call_idx: *call_idx, edge: Some(*edge), value: &value, mask: None };
+                let (_, mut sink) = lifecycle.running();
+                sink.feed(tap, &sample, &HookView::ALL)?;
+            }
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Sequential {
             let parameters = wave.ids.iter().map(|it| own_elements(&self.model, *it)).sum::<u64>();
             let kept = declared.iter().flat_map(|it| &it.reruns).filter(|it| wave.ids.contains(it)).count() as u64;
             let hidden = hidden_of(&self.model);
-            let live = 2 * channels + 8 * hidden;
+            let live = (2 * channels + 8 * hidden) * self.window.max(1) as u64;
             let kept = if waves.kind == WaveKind::Layers { kept * hidden * all_tokens } else { 0 };
             needs.engine_bytes = width * (parameters + live * batch_tokens + kept);
             needs

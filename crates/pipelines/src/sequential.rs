@@ -1,6 +1,11 @@
 //! The sequential pipeline: wave by wave, modules are heard, changed, committed, and run with what became of them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+    time::Instant,
+};
 
 use graph::{Extent, ModuleId, Subgraph};
 use indexmap::{IndexMap, IndexSet};
@@ -15,6 +20,7 @@ use crate::{
     listen::Listener,
     times::timed,
     waves::{Declared, declared, extent_for},
+    windows::{Along, Joints, join, split, windows},
 };
 
 /// A batch of calibration data.
@@ -41,6 +47,8 @@ pub struct Sequential {
     pub partition: Partition,
     /// Which rows experts see while modifiers hear.
     pub routing: Routing,
+    /// Batches of equal shape that run together, at least 1; nothing that is written depends on it.
+    pub window: usize,
     /// Where activations go that exceed a limit.
     pub spill: Option<Spill>,
 }
@@ -50,7 +58,7 @@ struct Course<'a> {
     declared: Vec<Declared>,
     kind: WaveKind,
     boundaries: Boundaries,
-    n_batches: usize,
+    shapes: Vec<Vec<usize>>,
     times: Times,
     lifecycle: &'a mut CompressionLifecycle,
 }
@@ -86,14 +94,14 @@ impl Sequential {
         let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
         let resume_at = waves.iter().find(is_open).map_or(waves.len(), |it| it.index);
         let mut boundaries = Boundaries::new(batches.len(), self.spill.clone());
-        let n_batches = batches.len();
+        let shapes = batches.iter().map(|it| it.ids.shape().to_vec()).collect();
         for (idx, batch) in batches.into_iter().enumerate() {
             let values = std::iter::once(batch.ids).chain(batch.mask);
             let named = inputs.names().iter().map(|it| (*it).to_owned()).zip(values).collect();
             boundaries.update(idx, &IndexSet::new(), named, &self.engine.budget)?;
         }
         let mut course =
-            Course { declared: declarations, kind, boundaries, n_batches, times: Times::default(), lifecycle };
+            Course { declared: declarations, kind, boundaries, shapes, times: Times::default(), lifecycle };
         let mut snapshot = None;
         for wave in &waves {
             let is_last = last.is_none_or(|it| wave.index >= it);
@@ -190,21 +198,23 @@ impl Sequential {
         let reruns: BTreeSet<ModuleId> = reruns.copied().collect();
         let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
         let extent = extent_for(&self.model, course.kind, subgraph, &heard);
+        let is_rerun = !reruns.is_empty();
         let listener = Listener::new(taps, reruns);
         // Only one modifier is to hear a pass of its own.
         let focus = if let (WaveKind::Layers, &[only]) = (course.kind, modifiers) { Some(only) } else { None };
         let engine = self.engine.with_routing(self.routing);
         let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
         let names = |it| self.model.tree().path(it).to_owned();
-        for batch in 0..course.n_batches {
+        // Kept inputs belong to single batches.
+        let joints = if is_rerun { None } else { Joints::of(subgraph) };
+        for window in self.windows(course, joints.as_ref()) {
             committer.check()?;
-            let values = course.boundaries.fetch(batch, &subgraph.input_names, &self.engine.budget)?;
-            course.lifecycle.state.current_batch_idx = Some(batch);
-            let ran = self.model.run_subgraph(run, subgraph, |name| values.get(name).cloned(), &extent);
+            let mut values = self.inputs(subgraph, course, &window, joints.as_ref())?;
+            course.lifecycle.state.current_batch_idx = Some(window.start);
+            let ran = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent);
             ran.map_err(Error::from)?;
-            drop(values);
             course.lifecycle.set_focus(focus);
-            let handed = listener.hand_over(course.lifecycle, &names, batch, None, &self.engine.budget);
+            let handed = listener.hand_over(course.lifecycle, &names, window, &self.engine.budget);
             course.lifecycle.set_focus(None);
             handed?;
         }
@@ -221,14 +231,53 @@ impl Sequential {
         let begin = Instant::now();
         let engine = self.engine.with_routing(Routing::Chosen);
         let run = Run { engine: &engine, hooks: None };
-        for batch in 0..course.n_batches {
+        let joints = Joints::of(subgraph);
+        for window in self.windows(course, joints.as_ref()) {
             committer.check()?;
-            let mut values = course.boundaries.fetch(batch, &subgraph.input_names, &self.engine.budget)?;
+            let mut values = self.inputs(subgraph, course, &window, joints.as_ref())?;
             let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole);
-            let carried: IndexMap<String, Tensor> = produced.map_err(Error::from)?.carried;
-            course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+            let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
+            for (name, value) in produced.map_err(Error::from)?.carried {
+                let along = joints.as_ref().map_or(Along::Nothing, |it| it.along(&name));
+                let parts = split(&value, along, window.len(), &self.engine.budget)?;
+                for (carried, part) in carried.iter_mut().zip(parts) {
+                    carried.insert(name.clone(), part);
+                }
+            }
+            for (batch, carried) in window.zip(carried) {
+                course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+            }
         }
         course.times.propagate += begin.elapsed();
         Ok(())
+    }
+
+    /// Which batches run together.
+    fn windows(&self, course: &Course<'_>, joints: Option<&Joints>) -> Vec<Range<usize>> {
+        windows(&course.shapes, if joints.is_some() { self.window } else { 1 })
+    }
+
+    /// What a subgraph takes, of the batches of a window.
+    fn inputs(
+        &self,
+        subgraph: &Subgraph,
+        course: &Course<'_>,
+        window: &Range<usize>,
+        joints: Option<&Joints>,
+    ) -> Result<HashMap<String, Tensor>> {
+        let budget = &self.engine.budget;
+        let mut batches = Vec::with_capacity(window.len());
+        for batch in window.clone() {
+            batches.push(course.boundaries.fetch(batch, &subgraph.input_names, budget)?);
+        }
+        let mut values = HashMap::new();
+        for name in &subgraph.input_names {
+            let parts: Vec<Tensor> = batches.iter_mut().filter_map(|it| it.remove(name)).collect();
+            let along = joints.map_or(Along::Nothing, |it| it.along(name));
+            if let Some(value) = join(&parts, along, budget)? {
+                values.insert(name.clone(), value);
+            }
+        }
+        Ok(values)
     }
 }

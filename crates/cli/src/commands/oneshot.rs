@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Samples of a batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
+    /// Batches of equal shape that run together; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch_window: usize,
     /// Take the longest samples instead of random ones
     #[arg(long)]
     no_shuffle: bool,
@@ -134,6 +137,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         Dtype::Bf16 => Compute::Bf16,
         Dtype::F16 => Compute::F16,
     };
+    job.batch_window = options.batch_window;
     job.pipeline = options.pipeline;
     job.threads = options.threads;
     job.max_memory_bytes = options.max_memory;

@@ -217,13 +217,14 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn threads_and_memory_do_not_change_the_bytes() {
+fn threads_memory_and_batch_windows_do_not_change_the_bytes() {
     for_each_cell(|_, _, cell| {
         let first = cell.out("first");
         cell.run(&first, "--threads 1").expect(0);
         let refused = cell.run(&cell.out("refused"), "--max-memory 1MiB").expect(77);
         let least = refused.err.split("--max-memory ").last().unwrap().trim().to_owned();
-        let others = ["--threads 2 --max-memory 4GiB".to_owned(), format!("--threads 4 --max-memory {least}")];
+        let others =
+            ["--threads 2 --max-memory 4GiB --batch-window 3".to_owned(), format!("--threads 4 --max-memory {least}")];
         for (idx, options) in others.iter().enumerate() {
             let other = cell.out(&format!("other-{idx}"));
             cell.run(&other, options).expect(0);

@@ -205,7 +205,14 @@ impl Run {
         }
         let routing = if options.data.moe_calibrate_all_experts { Routing::All } else { Routing::Chosen };
         let (engine, partition) = (engine.clone(), options.partition);
-        Self::Sequential(Sequential { model, engine, partition, routing, spill: None })
+        Self::Sequential(Sequential {
+            model,
+            engine,
+            partition,
+            routing,
+            window: options.batch_window.max(1),
+            spill: None,
+        })
     }
 }
 

@@ -37,6 +37,8 @@ pub struct OneshotOptions {
     pub partition: Partition,
     /// Name of the pipeline; none for what the modifiers need.
     pub pipeline: Option<String>,
+    /// Batches of equal shape that run together; nothing that is written depends on it.
+    pub batch_window: usize,
     /// Worker threads; 0 means one per core.
     pub threads: usize,
     /// Ceiling for weights, statistics and activations; `None` sets none.
@@ -65,6 +67,7 @@ impl OneshotOptions {
             compute: Compute::Auto,
             partition: Partition::default(),
             pipeline: None,
+            batch_window: 1,
             threads: 0,
             max_memory_bytes: None,
             max_shard_bytes: Self::DEFAULT_SHARD_BYTES,

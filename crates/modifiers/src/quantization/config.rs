@@ -151,9 +151,6 @@ impl QuantizationFields {
                 }
             }
         }
-        if let Some(args) = &mut config.kv_cache_scheme {
-            observe(args, None, "minmax");
-        }
         Ok(config)
     }
 
