@@ -100,6 +100,7 @@ impl Builder {
         let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let id = ParameterId(self.parameters.len());
         self.parameters.push(Wanted {
+            path: name.clone(),
             written: name.clone(),
             shape: shape.to_vec(),
             names: vec![name],

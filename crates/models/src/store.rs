@@ -38,6 +38,8 @@ pub struct ParameterId(pub(crate) usize);
 /// A parameter: its names and the shape that the config implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterInfo {
+    /// Name in the model: the path of its module and its own name.
+    pub path: String,
     /// Name of its tensor on disk; of a part of a larger tensor the name that it is written under.
     pub name: String,
     /// Name that it is written under.
@@ -53,6 +55,7 @@ pub struct ParameterInfo {
 /// A parameter before anybody looked where it is on disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
+    pub(crate) path: String,
     pub(crate) written: String,
     pub(crate) shape: Vec<usize>,
     /// Names that a checkpoint may use for it, the usual one first.
@@ -104,8 +107,8 @@ impl Store {
     /// A store over `weights` that computes in `dtype`.
     pub(crate) fn new(weights: Arc<dyn Weights>, dtype: DType, wanted: Vec<Wanted>) -> Result<Self> {
         let mut stacks = Stacks::default();
-        let (mut infos, mut parts, mut by_name) = (Vec::new(), HashMap::new(), HashMap::new());
-        for (idx, Wanted { written, shape, names, stack, dtype: own }) in wanted.into_iter().enumerate() {
+        let (mut infos, mut parts) = (Vec::new(), HashMap::new());
+        for (idx, Wanted { path, written, shape, names, stack, dtype: own }) in wanted.into_iter().enumerate() {
             let id = ParameterId(idx);
             let alone = names.iter().find_map(|name| weights.spec(name).map(|(_, found)| (name.clone(), found)));
             let (name, found, stacked_in) = match (alone, stack) {
@@ -124,8 +127,12 @@ impl Store {
             if found != shape {
                 return Err(Error::from(ErrorKind::Shape { found, expected: shape }).at(&name));
             }
-            by_name.insert(name.clone(), id);
-            infos.push(ParameterInfo { name, written, shape, dtype: own.unwrap_or(dtype), stacked_in });
+            infos.push(ParameterInfo { path, name, written, shape, dtype: own.unwrap_or(dtype), stacked_in });
+        }
+        let mut by_name = HashMap::new();
+        let names = |names: fn(&ParameterInfo) -> &String| infos.iter().map(names).cloned().zip((0..).map(ParameterId));
+        for (name, id) in names(|it| &it.name).chain(names(|it| &it.path)).chain(names(|it| &it.written)) {
+            by_name.entry(name).or_insert(id);
         }
         let slots = Mutex::new(infos.iter().map(|_| Slot::default()).collect());
         Ok(Self { weights, dtype, infos, parts, by_name, slots })
@@ -141,7 +148,7 @@ impl Store {
         self.infos.iter().enumerate().map(|(idx, info)| (ParameterId(idx), info))
     }
 
-    /// Looks a parameter up by its name on disk.
+    /// Looks a parameter up by its name on disk, in the model, or as it is written.
     pub fn find(&self, name: &str) -> Option<ParameterId> {
         self.by_name.get(name).copied()
     }

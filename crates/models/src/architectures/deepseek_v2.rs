@@ -8,7 +8,7 @@ use crate::config::{Config, Flag};
 use crate::error::{Error, Result};
 use crate::layers::{
     Classes, Defaults, ExpertNames, Feed, LayerPlan, Mixer, MlpPlan, ModuleOrder, RouterType, SharedPlan, causal_lm,
-    decoder_layer, latent_plan, plain_causal, plain_mlp, plain_moe, refuse,
+    decoder_layer, every_layer, expect, latent_plan, plain_causal, plain_mlp, plain_moe, refuse,
 };
 use crate::rope::Frequencies;
 
@@ -33,6 +33,8 @@ fn build(config: &Config<'_>) -> Result<Builder> {
         expert: "DeepseekV2MLP",
     };
     refuse(config, "norm_topk_prob")?;
+    expect(config, "scoring_func", "softmax")?;
+    every_layer(config)?;
     let intermediate = config.size_or("moe_intermediate_size", 1407)?;
     let mut moe = plain_moe(config, names, &mlp, "n_routed_experts", intermediate)?;
     (moe.order, moe.router_type) = (ModuleOrder::ExpertsFirst, RouterType::Single);

@@ -132,11 +132,9 @@ pub(crate) fn corrected_moe(
         n_chosen: config.size_or("topk_group", groups[1])?,
         by: GroupScore::SumOfTwo,
     });
-    for (key, known) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
-        if let Some(found) = config.text(key)?.filter(|found| *found != known) {
-            return Err(Error::config(found, known).at(format_args!("config.json: {key}")));
-        }
-    }
+    expect(config, "scoring_func", "sigmoid")?;
+    expect(config, "topk_method", "noaux_tc")?;
+    every_layer(config)?;
     let shared = intermediate * config.count("n_shared_experts", 1 << 12)?;
     moe.shared =
         Some(SharedPlan { name: "shared_experts", mlp: MlpPlan { intermediate: shared, ..mlp.clone() }, gate: None });
@@ -144,7 +142,7 @@ pub(crate) fn corrected_moe(
     Ok(moe)
 }
 
-/// The model around the layers; all channels of a head turn.
+/// The model around the layers; all channels of a head turn unless the config says how many.
 pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defaults) -> Result<CausalPlan> {
     let is_tied = config.flag_or("tie_word_embeddings", defaults.tied)?;
     Ok(CausalPlan {
@@ -170,7 +168,11 @@ pub(crate) fn plain_causal(config: &Config<'_>, classes: Classes, defaults: Defa
             eps: config.number_or("rms_norm_eps", defaults.norm_eps)?,
             kind: NormKind::Rms,
         },
-        frequencies: vec![Frequencies::from_config(config, config.head_dim()?, defaults.rope_theta)?],
+        frequencies: vec![Frequencies::from_config(
+            config,
+            config.rotary_dim(config.head_dim()?, 1.0)?,
+            defaults.rope_theta,
+        )?],
         table_of_layer: Vec::new(),
         head: if is_tied { Head::Tied } else { Head::Own },
         logits_factor: None,
@@ -221,6 +223,23 @@ pub(crate) fn layer_types<'a>(config: &Config<'a>, n_layers: usize, period: usiz
     let kind =
         |idx: usize| if (idx + 1).is_multiple_of(period.max(1)) { "full_attention" } else { "sliding_attention" };
     Ok(config.texts("layer_types")?.unwrap_or_else(|| (0..n_layers).map(kind).collect()))
+}
+
+/// Refuses any choice but one.
+pub(crate) fn expect(config: &Config<'_>, key: &str, known: &str) -> Result<()> {
+    match config.text(key)?.filter(|found| *found != known) {
+        Some(found) => Err(Error::config(found, known).at(format_args!("config.json: {key}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses experts in some of the layers behind the first dense ones.
+pub(crate) fn every_layer(config: &Config<'_>) -> Result<()> {
+    let key = "moe_layer_freq";
+    match config.get(key).filter(|found| found.as_u64() != Some(1)) {
+        Some(found) => Err(Error::config(found, "1").at(format_args!("config.json: {key}"))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a switch that nobody computes.

@@ -7,7 +7,7 @@ use super::{NormPlan, exactly, norm};
 use crate::build::{Bias, Builder};
 use crate::config::{Config, Flag};
 use crate::context::{Cx, Layer};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::links::ChannelMap;
 use crate::rope::latent_score_factor;
 
@@ -44,12 +44,18 @@ pub(crate) fn latent_plan(
     norm: NormPlan,
     pairing: Pairing,
 ) -> Result<LatentPlan> {
+    let heads = config.size("num_attention_heads")?;
+    if let Some(found) = config.size_of("num_key_value_heads")?.filter(|&found| found != heads) {
+        return Err(
+            Error::config(found, format!("the {heads} heads of the query")).at("config.json: num_key_value_heads")
+        );
+    }
     let (nope_dim, rope_dim) = (config.size("qk_nope_head_dim")?, config.size("qk_rope_head_dim")?);
     let scale = 1.0 / ((nope_dim + rope_dim) as f64).sqrt() * latent_score_factor(config)?;
     Ok(LatentPlan {
         class,
         width: config.size("hidden_size")?,
-        heads: config.size("num_attention_heads")?,
+        heads,
         query_rank: config.size_of("q_lora_rank")?,
         kv_rank: config.size("kv_lora_rank")?,
         nope_dim,

@@ -27,8 +27,8 @@ pub(crate) use experts::{
     ExpertNames, Gating, ModuleOrder, MoePlan, RouterType, STACKED_ROWS, SharedPlan, Stacked, Weighted, sparse_moe,
 };
 pub(crate) use family::{
-    Defaults, alibi_slopes, corrected_moe, inverse_root, layer_types, mlp_of, plain_attention, plain_causal, plain_mlp,
-    plain_moe, qwen_windows, refuse, windows_of,
+    Defaults, alibi_slopes, corrected_moe, every_layer, expect, inverse_root, layer_types, mlp_of, plain_attention,
+    plain_causal, plain_mlp, plain_moe, qwen_windows, refuse, windows_of,
 };
 pub(crate) use latent::{LatentPlan, latent_attention, latent_plan};
 pub use linear::Linear;

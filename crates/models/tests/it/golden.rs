@@ -55,6 +55,7 @@ const VARIANTS: &[&str] = &[
     "opt-projected",
     "phi-qk-norm",
     "phi3-longrope",
+    "phi3-longrope-part",
     "qwen3_next-dense",
 ];
 
@@ -420,6 +421,56 @@ fn what_cannot_be_built_is_refused_by_name() {
     for (key, value, text) in cases {
         assert_eq!(refused(config(key, value)), text);
     }
+}
+
+#[test]
+fn switches_that_nobody_computes_are_refused_by_name() {
+    let cases = [
+        ("bloom", "apply_residual_connection_post_layernorm", json!(true), "found true, expected nothing or false"),
+        ("deepseek_v2", "topk_method", json!("noaux_tc"), "found noaux_tc, expected greedy or group_limited_greedy"),
+        ("deepseek_v2", "norm_topk_prob", json!(true), "found true, expected nothing or false"),
+        ("deepseek_v2", "num_key_value_heads", json!(2), "found 2, expected the 4 heads of the query"),
+        ("deepseek_v3", "scoring_func", json!("softmax"), "found softmax, expected sigmoid"),
+        ("deepseek_v3", "topk_group", json!(0), "found 0, expected a positive integer"),
+        ("deepseek_v3", "topk_group", json!(3), "found 3, expected groups that hold 2 experts"),
+        ("deepseek_v3", "n_group", json!(3), "found 3, expected a divisor of the 8 experts"),
+        ("glm4_moe", "moe_layer_freq", json!(2), "found 2, expected 1"),
+        ("gpt2", "add_cross_attention", json!(true), "found true, expected nothing or false"),
+        ("llama4_text", "no_rope_layers", json!([1]), "found 1, expected 2 entries"),
+        (
+            "llama4_text",
+            "layer_types",
+            json!(["chunked_attention", "round"]),
+            "found round, expected chunked_attention",
+        ),
+        ("mamba2", "expand", json!(3), "found 96, expected 64 channels of all heads over hidden_size"),
+        ("mamba2", "time_step_limit", json!([1.0, 0.0]), "found [1.0,0.0], expected two rising numbers"),
+        ("mamba2", "n_groups", json!(3), "found 3, expected a divisor of the 8 heads"),
+        ("mixtral", "num_experts_per_tok", json!(5), "found 5, expected at most the 4 experts"),
+        ("opt", "activation_function", json!("snake"), "found snake, expected silu, gelu"),
+        ("phi3", "rope_parameters", json!({"rope_type": "longrope"}), "found 0 numbers, expected 2"),
+        ("qwen3_next", "layer_types", json!(["linear_attention"]), "found 1 entries, expected 2, one a layer"),
+        ("qwen3_next", "linear_num_key_heads", json!(3), "found 3, expected a divisor of the 4 value heads"),
+    ];
+    for (model_type, key, value, expected) in cases {
+        let goldens = Goldens::open(&format!("models/{model_type}"));
+        let mut config = goldens.json("config.json");
+        config[key] = value;
+        let weights = Arc::new(Tensors((*goldens.tensors("model.safetensors")).clone()));
+        let error = Model::build(&config, weights, ModelOptions::default()).err().unwrap();
+        assert!(error.to_string().starts_with(expected), "{model_type} {key}: {error}");
+        assert!(error.place().unwrap().starts_with(&format!("config.json: {key}")), "{model_type}: {error}");
+    }
+}
+
+#[test]
+fn a_parameter_is_found_by_each_of_its_names() {
+    let model = open("mixtral").model;
+    let id = model.store().find("model.layers.0.mlp.experts.1.up_proj.weight").unwrap();
+    let info = model.store().info(id);
+    assert_eq!(info.name, "model.layers.0.block_sparse_moe.experts.1.w3.weight");
+    assert_eq!(info.written, "model.layers.0.block_sparse_moe.experts.1.up_proj.weight");
+    assert_eq!([&info.name, &info.written].map(|name| model.store().find(name)), [Some(id); 2]);
 }
 
 #[test]
