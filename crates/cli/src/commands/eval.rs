@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use llmcompressor::{
-    ExitCode, Interrupt,
+    Error, ErrorKind, ExitCode, Interrupt,
     eval::{Compute, EvalOptions, Judge, Windows, eval},
 };
 
@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Join all rows, and cut them into windows
     #[arg(long)]
     concat: bool,
+    /// What to find [default: ppl, and all others where there is a reference]
+    #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
+    metric: Vec<Metric>,
     /// Compare with this model: KL divergence, first choices, noise of every layer
     #[arg(long, value_name = "MODEL")]
     reference: Option<String>,
@@ -63,6 +66,18 @@ pub(crate) struct Options {
     max_memory: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Metric {
+    /// Perplexity
+    Ppl,
+    /// KL divergence from the reference
+    Kl,
+    /// Share of tokens for which both choose the same one first
+    Top1,
+    /// Noise of every layer's output against the reference
+    Sqnr,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Dtype {
     /// What the config says
@@ -73,6 +88,15 @@ enum Dtype {
 }
 
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
+    let compares = options.metric.iter().any(|it| *it != Metric::Ppl);
+    if compares && options.reference.is_none() {
+        let kind = ErrorKind::Option {
+            option: "--metric",
+            found: "given a metric that compares, without --reference".to_owned(),
+            expected: "a model to compare with".to_owned(),
+        };
+        return Err(Error::from(kind).into());
+    }
     let interrupt = Interrupt::default();
     signals::connect(&interrupt)?;
     let judge = match (options.token_ids, options.data) {
@@ -85,7 +109,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
             None if options.concat => Windows::Concat,
             None => Windows::Cut,
         },
-        reference: options.reference,
+        reference: options.reference.filter(|_| compares || options.metric.is_empty()),
         save_logits: options.save_logits,
         seq_len: options.seq_len,
         max_samples: options.max_samples,

@@ -93,4 +93,5 @@ fn what_cannot_be_judged_is_refused_with_what_would_do() {
     run(&["eval", &dense, "--token-ids", &ragged, "--save-logits", &saved]).expect(2).says(&["3", "2 tokens"]);
     assert!(!dir.path().join("logits.safetensors").exists());
     run(&["eval", &dense]).expect(2);
+    run(&["eval", &dense, "--token-ids", &ragged, "--metric", "ppl,kl"]).expect(2).says(&["--reference"]);
 }
