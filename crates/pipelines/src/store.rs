@@ -34,7 +34,7 @@ impl ModelStore {
             let mut module = ModuleFacts { classes: vec![tree.class(id).to_owned()], ..ModuleFacts::default() };
             for &parameter in model.own_parameters(id) {
                 let info = model.store().info(parameter);
-                let local = info.name.strip_prefix(&name).map(|it| it.trim_start_matches('.'));
+                let local = info.path.strip_prefix(&name).map(|it| it.trim_start_matches('.'));
                 if let Some(local) = local {
                     let dtype = model.store().stored_dtype(parameter)?;
                     let shape = info.shape.clone();

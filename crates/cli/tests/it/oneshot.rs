@@ -314,3 +314,20 @@ fn gptq_keeps_the_fixtures_perplexity() {
     let (dense, compressed) = (judged(source), judged(out));
     assert!(compressed < dense * 1.012, "{compressed} of {dense}");
 }
+
+#[test]
+fn experts_that_lie_in_one_tensor_or_under_other_names_are_refused_and_nothing_is_written() {
+    let dir = tempdir().unwrap();
+    let recipe = dir.path().join("recipe.yaml");
+    let quantization = json!({"targets": ["Linear"], "scheme": "FP8_DYNAMIC", "ignore": ["lm_head"]});
+    let stage = json!({"default_stage": {"default_modifiers": {"QuantizationModifier": quantization}}});
+    fs::write(&recipe, stage.to_string()).unwrap();
+    for model in ["gpt_oss", "granitemoe", "mixtral"] {
+        let output = dir.path().join(model);
+        let source = goldens_dir("models").join(model);
+        let [source, out, recipe] = [&source, &output, &recipe].map(|path| path.to_str().unwrap());
+        let ran = run(&["oneshot", source, "--out", out, "--recipe", recipe]);
+        ran.expect(65).says(&["experts.0.gate_proj.weight`, which the checkpoint keeps in another tensor"]);
+        assert!(!output.join("config.json").exists());
+    }
+}

@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use lifecycle::{CompressionLifecycle, ModuleFacts, ModuleStore};
 
 use super::target::{CompressedWeight, activation_outputs, scale_outputs};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// A module that is written when nobody changes it any more.
 pub(super) struct PlannedModule {
@@ -101,10 +101,14 @@ fn planned(
     let is_attention = scheme.is_some_and(|it| it.weights.is_none()) && !facts.parameters.contains_key("weight");
     for (local, parameter) in &facts.parameters {
         let full = format!("{}.{local}", facts.name);
+        let weights = scheme.filter(|it| local == "weight" && it.weights.is_some());
         if source.get(&full).is_none() {
+            if weights.is_some() {
+                let what = format!("`{full}`, which the checkpoint keeps in another tensor or under another name");
+                return Err(ErrorKind::Unplanned { what }.into());
+            }
             continue;
         }
-        let weights = scheme.filter(|it| local == "weight" && it.weights.is_some());
         match (weights, parameter.shape.as_slice()) {
             (Some(scheme), &[rows, cols]) => {
                 let weight = CompressedWeight::new(&facts.name, class, scheme, parameter.dtype, [rows, cols])?;
