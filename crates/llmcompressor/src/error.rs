@@ -123,6 +123,12 @@ pub enum ErrorKind {
         /// Group sizes that divide all of them.
         fitting: Vec<usize>,
     },
+    /// An embedding that is the output head too, and would be compressed as both.
+    #[error("`{module}` is the output head's weight too, and compressed no engine can tie them")]
+    TiedEmbedding {
+        /// The embedding.
+        module: String,
+    },
     /// A checkpoint that no engine could run.
     #[error(
         "{scheme} quantizes activations in groups of {group_size}, which do not divide the inputs of {} modules, so that no engine can run the result; schemes that fit: {}; modules: {}",
@@ -239,7 +245,9 @@ impl Error {
             | ErrorKind::SourceMethod { .. }
             | ErrorKind::Unexplained { .. }
             | ErrorKind::Parse { .. } => ExitCode::BadInput,
-            ErrorKind::Unservable { .. } | ErrorKind::Memory { .. } => ExitCode::Refused,
+            ErrorKind::Unservable { .. } | ErrorKind::TiedEmbedding { .. } | ErrorKind::Memory { .. } => {
+                ExitCode::Refused
+            }
             ErrorKind::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::InputAbsent,
             ErrorKind::File { .. } => ExitCode::Io,
             ErrorKind::Model(error) => model_code(error),
@@ -264,6 +272,9 @@ impl Error {
             }),
             ErrorKind::Unservable { .. } => {
                 Some("choose a scheme that fits, --ignore these modules, or write it all the same with --allow-unservable".to_owned())
+            }
+            ErrorKind::TiedEmbedding { .. } => {
+                Some("--ignore it, or let `llmcompressor oneshot` write a head of its own".to_owned())
             }
             ErrorKind::NonFinite { .. } => Some("the checkpoint is damaged; --allow-non-finite quantizes it all the same".to_owned()),
             ErrorKind::Memory { needed_bytes, .. } => Some(format!("--max-memory {needed_bytes}")),

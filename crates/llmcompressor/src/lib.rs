@@ -31,6 +31,7 @@ pub mod recipes;
 mod rewrite;
 mod slabs;
 mod source;
+mod tied;
 pub mod verify;
 
 pub use error::{Columns, Error, ErrorKind, Result};

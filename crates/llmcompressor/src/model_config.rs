@@ -25,6 +25,15 @@ pub(crate) fn set_section(config: &mut Map<String, Value>, section: Value) {
     config.insert("quantization_config".to_owned(), section);
 }
 
+/// Says that the output head has a weight of its own, wherever the config speaks of it.
+pub(crate) fn untie(config: &mut Map<String, Value>) {
+    const KEY: &str = "tie_word_embeddings";
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        text.insert(KEY.to_owned(), Value::Bool(false));
+    }
+    config.insert(KEY.to_owned(), Value::Bool(false));
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

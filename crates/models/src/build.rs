@@ -17,6 +17,8 @@ pub struct Builder {
     pub(crate) parameters: Vec<Wanted>,
     pub(crate) owned: Vec<Vec<ParameterId>>,
     pub(crate) links: Links,
+    /// The head whose weight is that of an embedding, and that weight.
+    tied: Option<(ModuleId, ParameterId)>,
     at: ModuleId,
 }
 
@@ -25,7 +27,15 @@ impl Builder {
     pub fn new(class: &'static str) -> Self {
         let tree = ModuleTree::new(class);
         let at = tree.root();
-        Self { tree, layers: vec![None], parameters: Vec::new(), owned: vec![Vec::new()], links: Links::default(), at }
+        Self {
+            tree,
+            layers: vec![None],
+            parameters: Vec::new(),
+            owned: vec![Vec::new()],
+            links: Links::default(),
+            tied: None,
+            at,
+        }
     }
 
     /// The root's layer, built by `build`.
@@ -179,7 +189,20 @@ impl Builder {
     /// # Errors
     /// As [`Builder::module`].
     pub fn tied_linear(&mut self, name: &str, weight: ParameterId) -> Result<ModuleId> {
-        self.module(name, "Linear", |_| Ok(Linear { weight, bias: None }))
+        let id = self.module(name, "Linear", |_| Ok(Linear { weight, bias: None }))?;
+        self.tied = Some((id, weight));
+        Ok(id)
+    }
+
+    /// Gives a tied head a weight of its own, which is read from where the embedding's is.
+    pub(crate) fn separate(&mut self) -> Option<Separated> {
+        let (head, embedding) = self.tied.take()?;
+        let written = format!("{}.weight", self.tree.path(head));
+        let weight = ParameterId(self.parameters.len());
+        self.parameters.push(Wanted { path: written.clone(), written, ..self.parameters[embedding.0].clone() });
+        self.owned[head.index()].push(weight);
+        self.layers[head.index()] = Some(Box::new(Linear { weight, bias: None }));
+        Some(Separated { head: weight, embedding })
     }
 
     /// Says that `producer` feeds exactly `consumers`.
@@ -196,6 +219,15 @@ impl Builder {
     pub fn links(&mut self) -> &mut Links {
         &mut self.links
     }
+}
+
+/// Two weights that are one in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Separated {
+    /// The output head's.
+    pub head: ParameterId,
+    /// The input embedding's.
+    pub embedding: ParameterId,
 }
 
 /// Whether a linear layer has a bias.

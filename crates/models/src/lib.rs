@@ -20,12 +20,12 @@ mod rope;
 mod store;
 
 pub use architectures::{ARCHITECTURES, Architecture};
-pub use build::{Bias, Builder};
+pub use build::{Bias, Builder, Separated};
 pub use config::{Config, Flag};
 pub use context::{Causal, Cx, Group, Layer, Run};
 pub use error::{BoxedError, Error, ErrorKind, Result};
 pub use hooks::{HookGuard, Hooks, Observation, Tap};
 pub use layers::Linear;
 pub use links::{ChannelMap, Fused, Link, Links};
-pub use model::{Model, ModelOptions, TraceInputs};
+pub use model::{Model, ModelOptions, Tied, TraceInputs};
 pub use store::{Held, ParameterId, ParameterInfo, Store, Weights};

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use tensor::{DType, Dim, Spec, Symbol, Tensor};
 
 use crate::architectures::{self, Architecture};
-use crate::build::Builder;
+use crate::build::{Builder, Separated};
 use crate::config::{Config, Nesting, text_config};
 use crate::context::{Cx, Layer, Run, Runner};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,18 @@ use crate::store::{Held, ParameterId, Store, Weights};
 pub struct ModelOptions {
     /// The type to compute in; by default the config's, or F32.
     pub dtype: Option<DType>,
+    /// What becomes of an output head that has the embedding's weight.
+    pub tied: Tied,
+}
+
+/// What becomes of an output head that has the embedding's weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tied {
+    /// They share one parameter.
+    #[default]
+    Shared,
+    /// Each has a parameter of its own, so that one can change without the other.
+    Separate,
 }
 
 /// Which inputs a trace has beside `input_ids`.
@@ -54,6 +66,7 @@ pub struct Model {
     owned: Vec<Vec<ParameterId>>,
     store: Store,
     links: Links,
+    separated: Option<Separated>,
 }
 
 impl Model {
@@ -87,13 +100,18 @@ impl Model {
             }
         };
         let architecture = architectures::find(&config)?;
-        let Builder { tree, layers, parameters, owned, links, .. } = (architecture.build)(&config)?;
+        let mut builder = (architecture.build)(&config)?;
+        let separated = match options.tied {
+            Tied::Shared => None,
+            Tied::Separate => builder.separate(),
+        };
+        let Builder { tree, layers, parameters, owned, links, .. } = builder;
         let dtype = match options.dtype {
             Some(dtype) => dtype,
             None => config.dtype()?.unwrap_or(DType::F32),
         };
         let store = Store::new(weights, dtype, parameters)?;
-        Ok(Self { architecture, tree, layers, owned, store, links })
+        Ok(Self { architecture, tree, layers, owned, store, links, separated })
     }
 
     /// What it is.
@@ -114,6 +132,11 @@ impl Model {
     /// Which of its modules feed which.
     pub fn links(&self) -> &Links {
         &self.links
+    }
+
+    /// The weights that [`Tied::Separate`] took apart.
+    pub fn separated(&self) -> Option<Separated> {
+        self.separated
     }
 
     /// Parameters of a module itself, not of those it holds.

@@ -11,8 +11,8 @@ use tempfile::{TempDir, tempdir};
 use testkit::{fixture, goldens_dir};
 
 use crate::{
-    checkpoints::{assert_same_contents, config_of},
-    command::{Ran, command, run, verify},
+    checkpoints::{assert_same_contents, change_tensors, config_of, read_tensors},
+    command::{Ran, command, quantize, run, verify},
 };
 
 /// A model with what its recipes have to know.
@@ -330,4 +330,102 @@ fn experts_that_lie_in_one_tensor_or_under_other_names_are_refused_and_nothing_i
         ran.expect(65).says(&["experts.0.gate_proj.weight`, which the checkpoint keeps in another tensor"]);
         assert!(!output.join("config.json").exists());
     }
+}
+
+/// The golden model with one weight for embedding and head.
+fn tied_llama(to: &Path) {
+    copy_model("llama", to);
+    change_tensors(to, |tensors| drop(tensors.remove("lm_head.weight").unwrap()));
+    let mut config = config_of(to);
+    config["tie_word_embeddings"] = json!(true);
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn a_tied_head_gets_a_weight_of_its_own_where_it_or_the_embedding_changes() {
+    let dir = tempdir().unwrap();
+    let source = dir.path().join("source");
+    tied_llama(&source);
+    let (head, embedding) = ("lm_head", "model.embed_tokens");
+    let data = dir.path().join("data.jsonl");
+    fs::write(&data, token_rows(&MODELS[0], 7)).unwrap();
+    let weights = json!({"num_bits": 8, "strategy": "group", "group_size": 16, "symmetric": true});
+    let groups = |targets: Value| json!({"group_0": {"targets": targets, "weights": weights}});
+    // Modifier, targets, ignored ones, and which of both are compressed.
+    let cases = [
+        ("QuantizationModifier", json!(["Linear"]), json!([head]), false, false),
+        ("QuantizationModifier", json!(["Linear"]), json!([]), true, false),
+        ("GPTQModifier", json!(["Linear"]), json!([]), true, false),
+        ("QuantizationModifier", json!(["Embedding"]), json!([]), false, true),
+        ("QuantizationModifier", json!(["Embedding", "Linear"]), json!([head]), false, true),
+        ("QuantizationModifier", json!(["Embedding", "Linear"]), json!([]), true, true),
+    ];
+    for (idx, (modifier, targets, ignore, head_changes, embedding_changes)) in cases.into_iter().enumerate() {
+        let fields = json!({"config_groups": groups(targets), "ignore": ignore});
+        let recipe = dir.path().join("recipe.yaml");
+        let stage = json!({"quant_stage": {"quant_modifiers": {modifier: fields}}});
+        fs::write(&recipe, stage.to_string()).unwrap();
+        let out = dir.path().join(format!("out-{idx}"));
+        let [model, file, to, rows] = [&source, &recipe, &out, &data].map(|it| it.to_str().unwrap());
+        run(&["oneshot", model, "--recipe", file, "--out", to, "--data", rows]).expect(0);
+        assert_eq!(verify(&out, &source)["faults"], json!([]), "case {idx}");
+        let tensors = read_tensors(&out);
+        let config = config_of(&out);
+        let is_parted = head_changes || embedding_changes;
+        assert_eq!(config["tie_word_embeddings"], json!(!is_parted), "case {idx}");
+        for (module, changes) in [(head, head_changes), (embedding, embedding_changes)] {
+            let has = |local: &str| tensors.contains_key(&format!("{module}.{local}"));
+            assert_eq!(has("weight_packed") && has("weight_scale"), changes, "case {idx}: {module}");
+            assert_eq!(has("weight"), !changes && (is_parted || module == embedding), "case {idx}: {module}");
+        }
+        if !head_changes && embedding_changes {
+            assert_eq!(tensors["lm_head.weight"], read_tensors(&source)["model.embed_tokens.weight"], "case {idx}");
+        }
+        // The head is no longer what the embedding is, and is judged by its own weight.
+        let judged = |model: &str| {
+            let ran = run(&[
+                "eval",
+                model,
+                "--token-ids",
+                rows_as_ids(&data, dir.path()).to_str().unwrap(),
+                "--format",
+                "json",
+            ]);
+            ran.expect(0).json()["perplexity"].as_f64().unwrap()
+        };
+        let (dense, compressed) = (judged(model), judged(to));
+        assert!((compressed / dense - 1.0).abs() < 0.05, "case {idx}: {compressed} of {dense}");
+        if embedding_changes {
+            change_tensors(&out, |tensors| tensors.retain(|name, _| !name.starts_with(head)));
+            let text = fs::read_to_string(out.join("config.json")).unwrap();
+            let text = text.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+            fs::write(out.join("config.json"), text).unwrap();
+            let verdict = run(&["verify", to]).expect(3).out;
+            assert!(verdict.contains(embedding) && verdict.contains("no engine can tie them"), "{verdict}");
+        }
+    }
+}
+
+/// The rows of a file of `input_ids` as one list of lists.
+fn rows_as_ids(data: &Path, dir: &Path) -> PathBuf {
+    let rows = fs::read_to_string(data).unwrap();
+    let rows: Vec<Value> =
+        rows.lines().map(|it| serde_json::from_str::<Value>(it).unwrap()["input_ids"].take()).collect();
+    let path = dir.join("ids.json");
+    fs::write(&path, Value::Array(rows).to_string()).unwrap();
+    path
+}
+
+#[test]
+fn an_embedding_that_is_the_head_too_is_refused_without_calibration() {
+    let dir = tempdir().unwrap();
+    let (source, out) = (dir.path().join("source"), dir.path().join("out"));
+    tied_llama(&source);
+    let options = "--scheme W8A16 --group-size 16 --no-default-ignore";
+    quantize(&source, &out, options).expect(77).says(&["model.embed_tokens", "output head", "oneshot"]);
+    assert!(!out.join("config.json").exists());
+    let ran = quantize(&source, &out, &format!("{options} --allow-unservable")).expect(0);
+    assert!(ran.err.contains("warning: `model.embed_tokens`"), "{}", ran.err);
+    let verdict = run(&["verify", out.to_str().unwrap()]).expect(3).out;
+    assert!(verdict.contains("no engine can tie them"), "{verdict}");
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use models::{Held, HookGuard, Hooks, Model, ModelOptions, Run};
+use models::{Held, HookGuard, Hooks, Model, ModelOptions, Run, Tied};
 use tensor::{Budget as Memory, Engine, Tensor};
 
 use super::{DenseWeights, EvalOptions, holds_all, rows::Window};
@@ -29,7 +29,7 @@ impl Subject {
         let config = source.config()?.clone();
         let weights = Arc::new(DenseWeights::new(source, catalog)?);
         let given: Arc<dyn models::Weights> = Arc::<DenseWeights>::clone(&weights);
-        let model = Model::build(&config, given, ModelOptions { dtype: options.compute.dtype() })?;
+        let model = Model::build(&config, given, ModelOptions { dtype: options.compute.dtype(), tied: Tied::Shared })?;
         let engine = Engine::new(options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited));
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());

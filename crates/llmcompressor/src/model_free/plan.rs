@@ -13,7 +13,7 @@ use super::{
     config,
     fusion::fused_groups,
     groups::Groups,
-    options::ModelFreeOptions,
+    options::{ModelFreeOptions, Tolerance},
     remainder::{Remainder, is_void},
     report::{LeftModule, ModelFreeReport, QuantizedModule, RunStatus},
     selection::{Choice, select},
@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, StoredModule},
-    error::{InContext, Result},
+    error::{ErrorKind, InContext, Result},
     rewrite::{CopyTensor, DensifyModule, SplitTensor, Unit},
+    tied::shared_embedding,
 };
 
 /// Everything that is decided before the first weight is read.
@@ -50,6 +51,16 @@ pub(super) fn plan(source: &Source, options: &ModelFreeOptions) -> Result<Plan> 
         let is_chosen = |choice: &Choice| *choice == Choice::Quantize(group);
         catalog.modules.iter().zip(&selection.choices).filter(|(_, it)| is_chosen(it)).map(|(it, _)| it).collect()
     };
+    let is_chosen = |name: &str| {
+        names.iter().zip(&selection.choices).any(|(it, choice)| *it == name && matches!(choice, Choice::Quantize(_)))
+    };
+    if let Some(embedding) = shared_embedding(source, &catalog).filter(|it| is_chosen(&it.name)) {
+        let error = ErrorKind::TiedEmbedding { module: embedding.name.clone() };
+        match options.unservable {
+            Tolerance::Refuse => return Err(error.into()),
+            Tolerance::Allow => warnings.push(error.to_string()),
+        }
+    }
     let mut quantized = Quantized::default();
     let outputs_pool = Arc::default();
     for (idx, (name, scheme)) in groups.schemes.iter().enumerate() {

@@ -11,10 +11,10 @@ mod target;
 use std::{sync::Arc, time::Instant};
 
 use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, TensorSpec, Treatment, UnitCommit, Writer};
-use compressed_tensors::config::{FORMAT_VERSION, QuantizationConfig, write_section};
+use compressed_tensors::config::{FORMAT_VERSION, write_section};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate, recipe::Role};
-use models::{Model, ModelOptions};
+use models::{Model, ModelOptions, Tied};
 use modifiers::MODIFIERS;
 use pipelines::{
     DataFree, ModelStore, Sequential,
@@ -29,13 +29,13 @@ pub use report::{OneshotReport, QuantizedWeight};
 use crate::{
     ExitCode, Progress,
     error::{Error, ErrorKind, Result},
-    model_config::{remove_section, set_section},
+    model_config::{remove_section, set_section, untie},
     model_free::{RunStatus, Tolerance},
     slabs::Budget,
     source::open_source,
 };
 use commit::OutputCommitter;
-use plan::{Plan, plan};
+use plan::{Copied, Heads, Plan, plan};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 8 << 20;
@@ -51,7 +51,8 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let begin = Instant::now();
     let source = Arc::new(open_source(&options.model)?);
     refuse_compressed(&source)?;
-    let model = Arc::new(Model::open(Arc::clone(&source), ModelOptions { dtype: options.compute.dtype() })?);
+    let build = ModelOptions { dtype: options.compute.dtype(), tied: Tied::Separate };
+    let model = Arc::new(Model::open(Arc::clone(&source), build)?);
     let engine = Engine::new(memory::budget(options));
     let mut lifecycle = CompressionLifecycle::new(Registry::new(MODIFIERS));
     let state = StateUpdate {
@@ -74,7 +75,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         other => other,
     };
     let dtype = model.store().dtype();
-    let plan = plan(&source, &lifecycle, dtype, options.max_shard_bytes)?;
+    let plan = plan(&source, &model, &lifecycle, options.max_shard_bytes)?;
     if plan.modules.is_empty() {
         return Err(ErrorKind::NothingToDo { reason: "no modifier of the recipe writes to a module".to_owned() }.into());
     }
@@ -186,7 +187,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
             Generated { name: "report.json".to_owned(), bytes: serde_json::to_vec_pretty(&report).unwrap_or_default() },
         ],
         index: IndexRule::WhenSharded,
-        config: Some(model_config(&source, plan.config.as_ref())),
+        config: Some(model_config(&source, &plan)),
     })?;
     Ok(report)
 }
@@ -280,7 +281,7 @@ fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions)
     let done: std::collections::HashSet<&str> = writer.resumed().done.iter().map(|it| it.name.as_str()).collect();
     let mut buffer = Vec::new();
     let mut units = Vec::new();
-    for entry in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
+    for Copied { name, entry } in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
         let n_bytes = entry.n_bytes();
         let mut at = 0;
         while at < n_bytes {
@@ -289,10 +290,10 @@ fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions)
             }
             buffer.resize((n_bytes - at).min(COPY_BYTES as u64) as usize, 0);
             source.read_into(entry, at, &mut buffer)?;
-            writer.write_at(&entry.name, at, &buffer)?;
+            writer.write_at(name, at, &buffer)?;
             at += buffer.len() as u64;
         }
-        let (name, tensors) = (entry.name.clone(), vec![entry.name.clone()]);
+        let (name, tensors) = (name.clone(), vec![name.clone()]);
         units.push(UnitCommit { name, tensors, ..UnitCommit::default() });
     }
     Ok(writer.commit(&units)?)
@@ -309,13 +310,16 @@ fn recipe_text(source: &Source, lifecycle: &CompressionLifecycle) -> Result<Stri
 }
 
 /// The source's config with a section for what was quantized; everything else keeps its place and value.
-fn model_config(source: &Source, config: Option<&QuantizationConfig>) -> Vec<u8> {
+fn model_config(source: &Source, plan: &Plan) -> Vec<u8> {
     let mut model = match source.config() {
         Ok(Value::Object(model)) => model.clone(),
         _ => serde_json::Map::new(),
     };
     remove_section(&mut model);
-    if let Some(section) = write_section(config, None, FORMAT_VERSION) {
+    if plan.heads == Heads::Parted {
+        untie(&mut model);
+    }
+    if let Some(section) = write_section(plan.config.as_ref(), None, FORMAT_VERSION) {
         set_section(&mut model, section);
     }
     checkpoint::pretty_json(&Value::Object(model))

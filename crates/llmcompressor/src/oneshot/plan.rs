@@ -10,6 +10,7 @@ use compressed_tensors::{
 };
 use indexmap::IndexMap;
 use lifecycle::{CompressionLifecycle, ModuleFacts, ModuleStore};
+use models::{Model, Separated};
 
 use super::target::{CompressedWeight, activation_outputs, scale_outputs};
 use crate::error::{ErrorKind, Result};
@@ -40,12 +41,31 @@ impl PlannedModule {
     }
 }
 
+/// A tensor that is copied bit for bit.
+pub(super) struct Copied {
+    /// The name that it gets.
+    pub(super) name: String,
+    /// What it is in the source.
+    pub(super) entry: TensorEntry,
+}
+
+/// What becomes of an output head that has the embedding's weight in the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heads {
+    /// As the source has it.
+    Kept,
+    /// Each is written on its own, for one of them changes.
+    Parted,
+}
+
 /// What a run is going to write.
 pub(super) struct Plan {
     /// Modules in definition order.
     pub(super) modules: IndexMap<String, PlannedModule>,
     /// Tensors that are copied bit for bit.
-    pub(super) copied: Vec<TensorEntry>,
+    pub(super) copied: Vec<Copied>,
+    /// Whether an output head that shares the embedding's weight goes on doing so.
+    pub(super) heads: Heads,
     /// The shards.
     pub(super) shards: Vec<ShardPlan>,
     /// What `config.json` says of it; none where nothing is quantized.
@@ -58,10 +78,11 @@ pub(super) struct Plan {
 /// Weights that a scheme cannot take, schemes whose scales have no planned size.
 pub(super) fn plan(
     source: &Source,
+    model: &Model,
     lifecycle: &CompressionLifecycle,
-    activations: compressed_tensors::DType,
     max_shard_bytes: u64,
 ) -> Result<Plan> {
+    let activations = model.store().dtype();
     let store = lifecycle.state.model()?;
     let mut written: BTreeSet<String> = BTreeSet::new();
     for it in lifecycle.modifiers() {
@@ -72,7 +93,7 @@ pub(super) fn plan(
     for facts in store.modules() {
         let scheme = schemes.get(&facts.name);
         if scheme.is_some() || written.contains(&facts.name) {
-            let module = planned(source, facts, scheme, activations)?;
+            let module = planned(source, parted(model), facts, scheme, activations)?;
             modules.insert(facts.name.clone(), module);
         }
     }
@@ -84,13 +105,30 @@ pub(super) fn plan(
             weight.chain(it.dense.iter().map(|it| it.name.clone()))
         })
         .collect();
-    let copied: Vec<TensorEntry> = source.tensors().filter(|it| !replaced.contains(&it.name)).cloned().collect();
+    let left = source.tensors().filter(|it| !replaced.contains(&it.name));
+    let mut copied: Vec<Copied> = left.map(|it| Copied { name: it.name.clone(), entry: it.clone() }).collect();
+    let parted = parted(model).filter(|(head, embedding)| [head, embedding].iter().any(|it| replaced.contains(**it)));
+    if let Some((head, embedding)) = parted
+        && !replaced.contains(head)
+    {
+        copied.retain(|it| it.name != head);
+        copied.push(Copied { name: head.to_owned(), entry: source.require(embedding)?.clone() });
+    }
     let shards = shards(source, &modules, &copied, max_shard_bytes);
-    Ok(Plan { config: config(store, schemes), modules, copied, shards })
+    let heads = if parted.is_some() { Heads::Parted } else { Heads::Kept };
+    Ok(Plan { config: config(store, schemes), modules, copied, heads, shards })
+}
+
+/// The weight of a head that has that of an embedding, as it would be written, and the tensor that both are in.
+fn parted(model: &Model) -> Option<(&str, &str)> {
+    let Separated { head, embedding } = model.separated()?;
+    let store = model.store();
+    Some((&store.info(head).written, &store.info(embedding).name))
 }
 
 fn planned(
     source: &Source,
+    parted: Option<(&str, &str)>,
     facts: &ModuleFacts,
     scheme: Option<&QuantizationScheme>,
     activations: compressed_tensors::DType,
@@ -102,7 +140,8 @@ fn planned(
     for (local, parameter) in &facts.parameters {
         let full = format!("{}.{local}", facts.name);
         let weights = scheme.filter(|it| local == "weight" && it.weights.is_some());
-        if source.get(&full).is_none() {
+        let is_elsewhere = parted.is_some_and(|(head, _)| head == full);
+        if source.get(&full).is_none() && !is_elsewhere {
             if weights.is_some() {
                 let what = format!("`{full}`, which the checkpoint keeps in another tensor or under another name");
                 return Err(ErrorKind::Unplanned { what }.into());
@@ -159,7 +198,7 @@ fn config(store: &dyn ModuleStore, schemes: &IndexMap<String, QuantizationScheme
 fn shards(
     source: &Source,
     modules: &IndexMap<String, PlannedModule>,
-    copied: &[TensorEntry],
+    copied: &[Copied],
     max_bytes: u64,
 ) -> Vec<ShardPlan> {
     // A module's tensors come where the first of them was.
@@ -172,8 +211,8 @@ fn shards(
         let at = own.filter_map(|it| position.get(it.as_str()).copied()).min().unwrap_or(0);
         place.entry(at).or_default().extend(module.outputs());
     }
-    for entry in copied {
-        let spec = TensorSpec { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone() };
+    for Copied { name, entry } in copied {
+        let spec = TensorSpec { name: name.clone(), dtype: entry.dtype, shape: entry.shape.clone() };
         place.entry(position[entry.name.as_str()]).or_default().push(spec);
     }
     let mut cut: Vec<Vec<TensorSpec>> = vec![Vec::new()];

@@ -6,7 +6,7 @@ use checkpoint::Source;
 use compressed_tensors::DType;
 use indexmap::IndexMap;
 use lifecycle::{MemoryModel, ModuleFacts, model::ParameterFacts};
-use models::{BoxedError, Model, ModelOptions, Weights};
+use models::{BoxedError, Model, ModelOptions, Tied, Weights};
 
 use crate::{catalog::Catalog, error::Result, source::open_source};
 
@@ -19,7 +19,11 @@ pub(super) fn model_facts(model: &str) -> Result<(MemoryModel, Option<String>)> 
     let catalog = Catalog::of(&source)?;
     let config = source.config()?.clone();
     let guessed = by_names(&source, &catalog, root_class(&config));
-    let built = Model::build(&config, Arc::new(Headers { source, catalog }), ModelOptions { dtype: None });
+    let built = Model::build(
+        &config,
+        Arc::new(Headers { source, catalog }),
+        ModelOptions { dtype: None, tied: Tied::Separate },
+    );
     Ok(match built {
         Ok(model) => (MemoryModel::from_facts(of_model(&model)), None),
         Err(error) => {

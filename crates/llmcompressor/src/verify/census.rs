@@ -15,6 +15,7 @@ use crate::{
     catalog::{Catalog, Method, StoredModule, StoredScheme},
     error::{InContext, Result},
     model_free::DEFAULT_IGNORE,
+    tied::shared_embedding,
 };
 
 /// Local names that only compressed modules, or modules with quantized activations, have.
@@ -43,8 +44,17 @@ pub(super) fn check(output: &Source, catalog: &Catalog, verdict: &mut Verdict) -
         let table = SchemeTable::new(quantization).context("quantization_config")?;
         check_targets(&table, catalog, verdict)?;
     }
+    check_head(output, catalog, verdict);
     check_orphans(output, catalog, verdict);
     Ok(())
+}
+
+/// An output head that would be taken from codes.
+fn check_head(output: &Source, catalog: &Catalog, verdict: &mut Verdict) {
+    if let Some(embedding) = shared_embedding(output, catalog).filter(|it| it.scheme.is_some()) {
+        let text = "it is compressed, and the output head has no weight of its own: no engine can tie them".to_owned();
+        verdict.fault(FaultKind::Unservable, embedding.name.clone(), text);
+    }
 }
 
 /// Modules that a group covers and that are stored densely.

@@ -11,6 +11,7 @@ use crate::{
     catalog::{Catalog, Method, StoredModule, is_activation_parameter},
     error::{ErrorKind, InContext, Result},
     slabs::{Slabs, least_common_multiple},
+    tied::{heads, shared_embedding},
 };
 
 /// Sums over the elements of a weight, in f64.
@@ -60,6 +61,17 @@ pub(super) fn check(
             continue;
         }
         compare_module(source, output, module, made, &told, slabs, verdict)?;
+    }
+    // A head that the source keeps in its embedding has a weight of its own where one of the two has changed.
+    if let Some(embedding) = shared_embedding(source, &source_catalog) {
+        for head in heads(output_catalog) {
+            explained.extend(head.tensors.iter().map(String::as_str));
+            compare_module(source, output, embedding, head, &told, slabs, verdict)?;
+            let is_copy = head.scheme.is_none() && !head.tensors.iter().any(|it| told.rewritten.contains(it));
+            if is_copy && verdict.modules.last().is_some_and(|it| it.sqnr_db.is_some()) {
+                verdict.fault(FaultKind::Changed, head.name.clone(), "it differs from the source's embedding");
+            }
+        }
     }
     // The fault of a module that cannot be read is named already; its tensors would only repeat it.
     let unreadable: HashSet<&str> = output_catalog.unreadable.iter().map(|it| it.0.as_str()).collect();

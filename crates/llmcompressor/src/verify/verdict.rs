@@ -54,7 +54,7 @@ pub enum FaultKind {
     Scale,
     /// Fused modules with different global scales.
     FusedScale,
-    /// Activation groups that do not divide the inputs: no engine can run it.
+    /// No engine can run it: activation groups that do not divide the inputs, a compressed embedding that is to be the head.
     Unservable,
     /// A tensor of the source that is gone.
     Dropped,

@@ -144,7 +144,8 @@ fn logits_of_every_architecture_and_switch_are_those_of_the_reference() {
 fn half_precision_stays_near_the_reference() {
     for dtype in [DType::BF16, DType::F16] {
         for path in everything() {
-            let golden = open_changed(&path, |config| config, ModelOptions { dtype: Some(dtype) });
+            let golden =
+                open_changed(&path, |config| config, ModelOptions { dtype: Some(dtype), ..ModelOptions::default() });
             let expected = tensor_of(&golden.engine, &golden.expected["logits"]);
             let logits = golden.model.forward(golden.run(), &golden.ids, None).unwrap();
             assert_eq!(logits.dtype(), dtype, "{path}");
@@ -377,7 +378,7 @@ fn the_fixture_runs_from_disk_in_its_own_type() {
     let half = logits.to_f32().unwrap().into_owned();
     assert!(half.iter().all(|x| x.is_finite()));
     let source = Arc::new(checkpoint::Source::open(testkit::fixture("tiny-llama")).unwrap());
-    let model = Model::open(source, ModelOptions { dtype: Some(DType::F32) }).unwrap();
+    let model = Model::open(source, ModelOptions { dtype: Some(DType::F32), ..ModelOptions::default() }).unwrap();
     let full = model.forward(run, &ids, None).unwrap().to_f32().unwrap().into_owned();
     let found = distance(&half, &full);
     assert!(found < 0.1, "{found}");
@@ -523,7 +524,8 @@ fn likelihoods_in_tiles_are_those_of_the_logits() {
 #[test]
 fn bits_depend_neither_on_threads_nor_on_how_rows_are_batched() {
     for (model_type, dtype) in [("llama", DType::F32), ("qwen3_moe", DType::F32), ("qwen3_moe", DType::BF16)] {
-        let golden = open_with(model_type, |config| config, ModelOptions { dtype: Some(dtype) });
+        let golden =
+            open_with(model_type, |config| config, ModelOptions { dtype: Some(dtype), ..ModelOptions::default() });
         let whole = golden.logits(&golden.ids);
         for threads in [1, 2, 4] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
