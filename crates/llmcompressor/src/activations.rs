@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -37,8 +38,8 @@ struct Quantizer {
     global_scale: Option<f32>,
 }
 
-/// A value and what became of it: the projections of one layer are given the same one.
-type Latest = Arc<Mutex<Option<(Tensor, Quantizer, Tensor)>>>;
+/// Values and what became of them: the projections of one layer are given the same one, and each thread has a layer of its own.
+type Latest = Arc<Mutex<VecDeque<(Tensor, Quantizer, Tensor)>>>;
 
 /// Quantizes inputs and outputs of all modules of `model` that `catalog` says to, while the guards live.
 ///
@@ -81,15 +82,16 @@ fn hook(
     let (budget, latest) = (budget.clone(), Arc::clone(latest));
     hooks.add(module, tap, move |heard| {
         let Some(value) = heard.first() else { return Ok(None) };
-        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, by, quantized)) = &*latest
-            && known.is_same(value)
-            && *by == quantizer
-        {
-            return Ok(Some(quantized.clone()));
+        let lock = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().iter().find(|it| it.0.is_same(value) && it.1 == quantizer).map(|it| it.2.clone());
+        if known.is_some() {
+            return Ok(known);
         }
+        // Not under the lock: a thread that waits for its share may take up another window, and come here again.
         let quantized = quantizer.apply(&budget, value)?;
-        *latest = Some((value.clone(), quantizer.clone(), quantized.clone()));
+        let mut latest = lock();
+        latest.truncate(rayon::current_num_threads() - 1);
+        latest.push_front((value.clone(), quantizer.clone(), quantized.clone()));
         Ok(Some(quantized))
     })
 }

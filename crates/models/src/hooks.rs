@@ -41,7 +41,7 @@ impl Observation<'_> {
     }
 }
 
-type Hook = Box<dyn FnMut(&Observation<'_>) -> Result<Option<Tensor>, BoxedError> + Send>;
+type Hook = dyn Fn(&Observation<'_>) -> Result<Option<Tensor>, BoxedError> + Send + Sync;
 
 /// A set of hooks; clones are handles to the same set.
 ///
@@ -56,7 +56,7 @@ struct Registry {
 }
 
 /// A hook with its number.
-type Numbered = (u64, Arc<Mutex<Hook>>);
+type Numbered = (u64, Arc<Hook>);
 
 /// Keeps a hook in its set until it is dropped.
 #[must_use = "the hook is removed when its guard is dropped"]
@@ -74,18 +74,21 @@ impl Hooks {
 
     /// Calls `hook` whenever `tap` of `module` is heard, after those added before it, while the guard lives.
     ///
+    /// Threads may call it at the same time, and no lock is held: a thread that waits within it may take up other work of the run,
+    /// and come to the same hook again.
+    ///
     /// A tensor that the hook gives takes the place of the first value, for later hooks and for the computation; modules that
     /// hold others allow none.
     pub fn add(
         &self,
         module: ModuleId,
         tap: Tap,
-        hook: impl FnMut(&Observation<'_>) -> Result<Option<Tensor>, BoxedError> + Send + 'static,
+        hook: impl Fn(&Observation<'_>) -> Result<Option<Tensor>, BoxedError> + Send + Sync + 'static,
     ) -> HookGuard {
         let mut registry = lock(&self.0);
         let number = registry.next;
         registry.next += 1;
-        registry.hooks.entry((module, tap)).or_default().push((number, Arc::new(Mutex::new(Box::new(hook)))));
+        registry.hooks.entry((module, tap)).or_default().push((number, Arc::new(hook)));
         HookGuard { set: Arc::downgrade(&self.0), at: (module, tap), number }
     }
 
@@ -112,7 +115,6 @@ impl Hooks {
         };
         let mut is_replaced = false;
         for hook in hooks {
-            let mut hook = hook.lock().unwrap_or_else(PoisonError::into_inner);
             let given = hook(&Observation { module, tap, values }).map_err(ErrorKind::Hook)?;
             if let (Some(given), Some(first)) = (given, values.first_mut()) {
                 *first = Some(given);

@@ -11,6 +11,7 @@ use graph::{Extent, ModuleId, Subgraph};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, Signal, TapPoint};
 use models::{Model, Run, TraceInputs};
+use rayon::prelude::*;
 use tensor::{Engine, Routing, Tensor};
 
 use crate::{
@@ -199,24 +200,28 @@ impl Sequential {
         let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
         let extent = extent_for(&self.model, course.kind, subgraph, &heard);
         let is_rerun = !reruns.is_empty();
-        let listener = Listener::new(taps, reruns);
+        let listeners: Vec<Listener> = (0..self.lanes()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
         // Only one modifier is to hear a pass of its own.
         let focus = if let (WaveKind::Layers, &[only]) = (course.kind, modifiers) { Some(only) } else { None };
         let engine = self.engine.with_routing(self.routing);
-        let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
         let names = |it| self.model.tree().path(it).to_owned();
         // Kept inputs belong to single batches.
         let joints = if is_rerun { None } else { Joints::of(subgraph) };
-        for window in self.windows(course, joints.as_ref()) {
+        for group in groups(&self.windows(course, joints.as_ref()), listeners.len()) {
             committer.check()?;
-            let mut values = self.inputs(subgraph, course, &window, joints.as_ref())?;
-            course.lifecycle.state.current_batch_idx = Some(window.start);
-            let ran = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent);
-            ran.map_err(Error::from)?;
-            course.lifecycle.set_focus(focus);
-            let handed = listener.hand_over(course.lifecycle, &names, window, &self.engine.budget);
-            course.lifecycle.set_focus(None);
-            handed?;
+            let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
+            let hear = |(listener, mut values): (&Listener, HashMap<String, Tensor>)| {
+                let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
+                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent).map(drop)
+            };
+            each(listeners.iter().zip(inputs).collect(), hear).map_err(Error::from)?;
+            for (listener, window) in listeners.iter().zip(group) {
+                course.lifecycle.state.current_batch_idx = Some(window.start);
+                course.lifecycle.set_focus(focus);
+                let handed = listener.hand_over(course.lifecycle, &names, window.clone(), &self.engine.budget);
+                course.lifecycle.set_focus(None);
+                handed?;
+            }
         }
         Ok(())
     }
@@ -232,20 +237,24 @@ impl Sequential {
         let engine = self.engine.with_routing(Routing::Chosen);
         let run = Run { engine: &engine, hooks: None };
         let joints = Joints::of(subgraph);
-        for window in self.windows(course, joints.as_ref()) {
+        for group in groups(&self.windows(course, joints.as_ref()), self.lanes()) {
             committer.check()?;
-            let mut values = self.inputs(subgraph, course, &window, joints.as_ref())?;
-            let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole);
-            let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
-            for (name, value) in produced.map_err(Error::from)?.carried {
-                let along = joints.as_ref().map_or(Along::Nothing, |it| it.along(&name));
-                let parts = split(&value, along, window.len(), &self.engine.budget)?;
-                for (carried, part) in carried.iter_mut().zip(parts) {
-                    carried.insert(name.clone(), part);
+            let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
+            let run = |mut values: HashMap<String, Tensor>| {
+                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)
+            };
+            for (window, produced) in group.iter().zip(each(inputs, run).map_err(Error::from)?) {
+                let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
+                for (name, value) in produced.carried {
+                    let along = joints.as_ref().map_or(Along::Nothing, |it| it.along(&name));
+                    let parts = split(&value, along, window.len(), &self.engine.budget)?;
+                    for (carried, part) in carried.iter_mut().zip(parts) {
+                        carried.insert(name.clone(), part);
+                    }
                 }
-            }
-            for (batch, carried) in window.zip(carried) {
-                course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+                for (batch, carried) in window.clone().zip(carried) {
+                    course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+                }
             }
         }
         course.times.propagate += begin.elapsed();
@@ -255,6 +264,22 @@ impl Sequential {
     /// Which batches run together.
     fn windows(&self, course: &Course<'_>, joints: Option<&Joints>) -> Vec<Range<usize>> {
         windows(&course.shapes, if joints.is_some() { self.window } else { 1 })
+    }
+
+    /// Windows that run at the same time: one for each thread, where memory has no ceiling that they would share.
+    fn lanes(&self) -> usize {
+        if self.engine.budget.limit_bytes().is_some() { 1 } else { rayon::current_num_threads() }
+    }
+
+    /// What a subgraph takes, of each window of a group.
+    fn inputs_of(
+        &self,
+        subgraph: &Subgraph,
+        course: &Course<'_>,
+        group: &[Range<usize>],
+        joints: Option<&Joints>,
+    ) -> Result<Vec<HashMap<String, Tensor>>> {
+        group.iter().map(|window| self.inputs(subgraph, course, window, joints)).collect()
     }
 
     /// What a subgraph takes, of the batches of a window.
@@ -280,4 +305,15 @@ impl Sequential {
         }
         Ok(values)
     }
+}
+
+/// The first window by itself, since it brings the weights into memory; then as many at a time as there are lanes.
+fn groups(windows: &[Range<usize>], lanes: usize) -> impl Iterator<Item = &[Range<usize>]> {
+    let (first, others) = windows.split_at(windows.len().min(1));
+    first.chunks(1).chain(others.chunks(lanes.max(1)))
+}
+
+/// What `run` makes of each item, in order; of several items at the same time.
+fn each<I: Send, O: Send>(items: Vec<I>, run: impl Fn(I) -> models::Result<O> + Sync + Send) -> models::Result<Vec<O>> {
+    if items.len() > 1 { items.into_par_iter().map(run).collect() } else { items.into_iter().map(run).collect() }
 }

@@ -48,7 +48,9 @@ const BLOCK_PANELS: usize = 4;
 const COLUMN_TILES: usize = 8;
 /// Products of a call below which it stays on its thread.
 const SERIAL_PRODUCTS: usize = 1 << 19;
-/// Rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
+/// Tasks of a block for each thread, so that a thread that comes late costs little.
+const TASKS_PER_THREAD: usize = 8;
+/// Most rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
 const TASK_ROWS: usize = 168;
 
 /// f32 operands.
@@ -79,8 +81,8 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Buffers that a thread keeps: both operands of a product.
-const SPARE_BUFFERS: usize = 2;
+/// Buffers that a thread keeps: both operands of a product, and its sums.
+const SPARE_BUFFERS: usize = 3;
 
 /// A packed operand: 64 bytes aligned, panel after panel.
 pub(crate) struct Packed<T> {
@@ -99,14 +101,17 @@ impl<T: Copy> Packed<T> {
     }
 
     /// With contents of no meaning.
-    fn recycled(len: usize) -> Self {
+    pub(crate) fn recycled(len: usize) -> Self {
         let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        lines.resize((len * size_of::<T>()).div_ceil(64), Line([0; 64]));
+        let wanted = (len * size_of::<T>()).div_ceil(64);
+        if lines.len() < wanted {
+            lines.resize(wanted, Line([0; 64]));
+        }
         Self { lines, len, element: std::marker::PhantomData }
     }
 
     /// Leaves the memory to the next product of this thread.
-    fn recycle(self) {
+    pub(crate) fn recycle(self) {
         SPARE.with_borrow_mut(|spare| {
             if spare.len() < SPARE_BUFFERS {
                 spare.push(self.lines);
@@ -181,26 +186,44 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
     let serial = rayon::current_num_threads() == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
     let block_depth = panel * BLOCK_PANELS;
     let max_steps = S::steps(block_depth.min(depth));
-    let mut packed_a = Packed::<T>::recycled(rows.min(BLOCK_ROWS) * max_steps);
+    // The left operand is laid out once for all columns where it fits into its buffer with all of k.
+    let n_depths = depth.div_ceil(block_depth);
+    let slots = if rows.min(BLOCK_ROWS) * n_depths <= BLOCK_ROWS { n_depths } else { 1 };
+    let slot_len = rows.min(BLOCK_ROWS) * max_steps;
+    let mut packed_a = Packed::<T>::recycled(slots * slot_len);
     let mut packed_b = Packed::<T>::recycled(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
+    let (mut held_a, mut held_b) = (vec![None; slots], None);
     let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
-    for col in (0..cols).step_by(BLOCK_COLS) {
-        let n_cols = BLOCK_COLS.min(cols - col);
-        for row in (0..rows).step_by(BLOCK_ROWS) {
-            let n_rows = BLOCK_ROWS.min(rows - row);
+    for row in (0..rows).step_by(BLOCK_ROWS) {
+        let n_rows = BLOCK_ROWS.min(rows - row);
+        for col in (0..cols).step_by(BLOCK_COLS) {
+            let n_cols = BLOCK_COLS.min(cols - col);
             if !meets(update.region, (row, n_rows), (col, n_cols)) {
                 continue;
             }
-            for k in (0..depth).step_by(block_depth) {
+            for (idx, k) in (0..depth).step_by(block_depth).enumerate() {
                 let k_range = (k, block_depth.min(depth - k));
-                let steps = S::steps(k_range.1);
-                let panel_steps = S::steps(panel);
-                let block =
-                    Block { profile, tile, steps, panel_steps, rows: (row, n_rows), cols: (col, n_cols), serial };
-                block.pack_b(b, k_range, packed_b.as_mut_slice());
-                block.pack_a(a, k_range, update.negate, packed_a.as_mut_slice());
+                let block = Block {
+                    profile,
+                    tile,
+                    steps: S::steps(k_range.1),
+                    panel_steps: S::steps(panel),
+                    rows: (row, n_rows),
+                    task_rows: n_rows.div_ceil(n_rows.div_ceil(TASK_ROWS)).next_multiple_of(tile.max_rows),
+                    cols: (col, n_cols),
+                    serial,
+                };
+                let slot = idx % slots;
+                let part_a = &mut packed_a.as_mut_slice()[slot * slot_len..(slot + 1) * slot_len];
+                let wanted_a = held_a[slot].replace((row, k)) != Some((row, k));
+                let wanted_b = held_b.replace((col, k)) != Some((col, k));
+                block.pack(
+                    wanted_a.then_some((a, update.negate, &mut *part_a)),
+                    wanted_b.then_some((b, packed_b.as_mut_slice())),
+                    k_range,
+                );
                 let write = if k > 0 && update.write == Write::Store { Write::Add } else { update.write };
-                block.run(packed_a.as_slice(), packed_b.as_slice(), shared, write, update.region);
+                block.run(part_a, packed_b.as_slice(), shared, write, update.region);
             }
         }
     }
@@ -217,9 +240,14 @@ struct Block<T, C> {
     /// Steps of a panel, whose sums start anew.
     panel_steps: usize,
     rows: (usize, usize),
+    /// Rows of a task.
+    task_rows: usize,
     cols: (usize, usize),
     serial: bool,
 }
+
+/// One panel of an operand: its rows or columns, and where they go.
+type PanelTo<'a, T> = ((usize, usize), &'a mut [T]);
 
 /// One column panel, one panel of k and the rows of a task, within a block.
 struct Column {
@@ -232,60 +260,73 @@ struct Column {
 }
 
 impl<T: Operand, C: Sum> Block<T, C> {
-    fn pack_b<S: Pack<T> + Send + Sync>(&self, b: Mat<'_, S>, k: (usize, usize), to: &mut [T]) {
-        let width = self.tile.width;
-        let pack = |(idx, to): (usize, &mut [T])| {
-            let start = idx * width;
-            let lanes = width.min(self.cols.1 - start);
-            if lanes < width {
-                to.fill(T::default());
-            }
-            S::pack(self.profile, Strip::of_rows(b.transposed(), (self.cols.0 + start, lanes), k), width, to);
-        };
-        let count = self.cols.1.div_ceil(width);
-        let chunk = width * self.steps;
-        let to = &mut to[..count * chunk];
-        if self.serial {
-            to.chunks_exact_mut(chunk).enumerate().for_each(pack);
-        } else {
-            to.par_chunks_exact_mut(chunk).enumerate().with_min_len(4).for_each(pack);
-        }
-    }
-
-    fn pack_a<S: Pack<T> + Send + Sync>(&self, a: Mat<'_, S>, k: (usize, usize), negate: bool, to: &mut [T]) {
-        let pack = |((first, rows), to): ((usize, usize), &mut [T])| {
-            let mut rest = to;
-            for (start, lanes) in panels(rows, self.tile.max_rows) {
-                let (to, after) = rest.split_at_mut(lanes * self.steps);
-                S::pack(self.profile, Strip::of_rows(a, (self.rows.0 + first + start, lanes), k), lanes, to);
+    /// Lays out what of the operands is not there yet.
+    fn pack<S: Pack<T> + Send + Sync>(
+        &self,
+        a: Option<(Mat<'_, S>, bool, &mut [T])>,
+        b: Option<(Mat<'_, S>, &mut [T])>,
+        k: (usize, usize),
+    ) {
+        let pack_a = || {
+            let Some((a, negate, to)) = a else { return };
+            let pack = |((start, lanes), to): PanelTo<'_, T>| {
+                S::pack(self.profile, Strip::of_rows(a, (self.rows.0 + start, lanes), k), lanes, to);
                 if negate {
                     to.iter_mut().for_each(|x| *x = x.negated());
                 }
-                rest = after;
-            }
+            };
+            self.each(self.panels_of_a(to), pack);
         };
-        let to = &mut to[..self.rows.1 * self.steps];
-        let tasks = to.chunks_mut(TASK_ROWS * self.steps).enumerate().map(|(idx, to)| {
-            let first = idx * TASK_ROWS;
-            ((first, TASK_ROWS.min(self.rows.1 - first)), to)
-        });
+        let pack_b = || {
+            let Some((b, to)) = b else { return };
+            let width = self.tile.width;
+            let pack = |((start, lanes), to): PanelTo<'_, T>| {
+                if lanes < width {
+                    to.fill(T::default());
+                }
+                S::pack(self.profile, Strip::of_rows(b.transposed(), (self.cols.0 + start, lanes), k), width, to);
+            };
+            let starts = (0..self.cols.1).step_by(width).map(|start| (start, width.min(self.cols.1 - start)));
+            self.each(starts.zip(to.chunks_exact_mut(width * self.steps)), pack);
+        };
         if self.serial {
-            tasks.for_each(pack);
+            pack_a();
+            pack_b();
         } else {
-            tasks.collect::<Vec<_>>().into_par_iter().for_each(pack);
+            rayon::join(pack_a, pack_b);
+        }
+    }
+
+    fn panels_of_a<'a>(&self, mut to: &'a mut [T]) -> impl Iterator<Item = PanelTo<'a, T>> + use<'a, T, C> {
+        let (rows, task_rows, steps, max_rows) = (self.rows.1, self.task_rows, self.steps, self.tile.max_rows);
+        let all = (0..rows).step_by(task_rows).flat_map(move |first| {
+            panels(task_rows.min(rows - first), max_rows).map(move |(start, lanes)| (first + start, lanes))
+        });
+        all.map(move |(start, lanes)| {
+            let (part, rest) = std::mem::take(&mut to).split_at_mut(lanes * steps);
+            to = rest;
+            ((start, lanes), part)
+        })
+    }
+
+    fn each<'a>(&self, panels: impl Iterator<Item = PanelTo<'a, T>>, pack: impl Fn(PanelTo<'a, T>) + Sync + Send) {
+        if self.serial {
+            panels.for_each(pack);
+        } else {
+            panels.collect::<Vec<_>>().into_par_iter().with_min_len(4).for_each(pack);
         }
     }
 
     fn run(&self, a: &[T], b: &[T], c: Shared<C>, write: Write, region: Region) {
-        let row_tasks = self.rows.1.div_ceil(TASK_ROWS);
+        let row_tasks = self.rows.1.div_ceil(self.task_rows);
         let col_panels = self.cols.1.div_ceil(self.tile.width);
         // Columns are cut further where rows alone do not feed all threads.
-        let wanted = if self.serial { 1 } else { 4 * rayon::current_num_threads() };
+        let wanted = if self.serial { 1 } else { TASKS_PER_THREAD * rayon::current_num_threads() };
         let col_tasks = wanted.div_ceil(row_tasks).clamp(1, col_panels);
         let task = |idx: usize| {
             let (row_task, col_task) = (idx / col_tasks, idx % col_tasks);
-            let first = row_task * TASK_ROWS;
-            let rows = TASK_ROWS.min(self.rows.1 - first);
+            let first = row_task * self.task_rows;
+            let rows = self.task_rows.min(self.rows.1 - first);
             let a = &a[first * self.steps..(first + rows) * self.steps];
             let cols = col_panels * col_task / col_tasks..col_panels * (col_task + 1) / col_tasks;
             let width = self.tile.width;

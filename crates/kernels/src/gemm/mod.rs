@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::error::{check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result};
-use driver::Update;
+use driver::{Packed, Update};
 
 /// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;
@@ -22,7 +22,7 @@ pub const PANEL: usize = 256;
 /// Most bytes that one call takes beside its arguments: a block of each operand, and of the sums where `y` is not f32.
 pub const SCRATCH_BYTES: usize = 21 << 20;
 
-/// Rows and columns of the sums that are held where `y` is not f32.
+/// Rows, and least columns, of the sums that are held where `y` is not f32; fewer rows leave room for more columns.
 const HELD: (usize, usize) = (2048, 1024);
 
 /// y = a @ b (+ bias): a (M, K), b (K, O), bias (O), y (M, O).
@@ -54,12 +54,14 @@ pub fn matmul<I: Element, O: Element>(
         }
         return Ok(());
     }
-    let mut held = vec![0.0f32; a.rows().min(HELD.0) * b.cols().min(HELD.1)];
-    for row in (0..a.rows()).step_by(HELD.0) {
-        let rows = HELD.0.min(a.rows() - row);
-        for col in (0..b.cols()).step_by(HELD.1) {
-            let cols = HELD.1.min(b.cols() - col);
-            let held = &mut held[..rows * cols];
+    let held_rows = a.rows().clamp(1, HELD.0);
+    let held_cols = HELD.0 * HELD.1 / held_rows;
+    let mut held = Packed::<f32>::recycled(held_rows * b.cols().min(held_cols));
+    for row in (0..a.rows()).step_by(held_rows) {
+        let rows = held_rows.min(a.rows() - row);
+        for col in (0..b.cols()).step_by(held_cols) {
+            let cols = held_cols.min(b.cols() - col);
+            let held = &mut held.as_mut_slice()[..rows * cols];
             let (a, b) = (a.sub(row, rows, 0, a.cols()), b.sub(0, b.rows(), col, cols));
             I::multiply(profile, a, b, MatMut::new(held, rows, cols)?, Update::STORE);
             y.sub(row, rows, col, cols).par_rows().zip(held.par_chunks_exact_mut(cols)).for_each(|(y, sums)| {
@@ -70,6 +72,7 @@ pub fn matmul<I: Element, O: Element>(
             });
         }
     }
+    held.recycle();
     Ok(())
 }
 

@@ -10,8 +10,9 @@ use std::{path::PathBuf, time::Instant};
 
 use calibration::check_vocabulary;
 use models::Model;
+use rayon::prelude::*;
 use serde::Serialize;
-use tensor::DType;
+use tensor::{DType, Tensor};
 
 use crate::{
     Interrupt, Progress,
@@ -197,27 +198,40 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
     let begin = Instant::now();
     progress.begin("evaluating", n_read as u64);
     let pool = Budget { threads: threads(options.threads), slab_bytes: 0 }.thread_pool()?;
-    let (mut sum, mut tokens) = (0.0, 0);
-    for (idx, window) in windows.iter().enumerate() {
+    let (mut sum, mut tokens, mut row) = (0.0, 0, 0);
+    // The first window by itself, since it brings the weights into memory; then one for each thread, where memory has no
+    // ceiling and nobody compares layer by layer.
+    let is_single = options.max_memory_bytes.is_some() || comparer.is_some();
+    let lanes = if is_single { 1 } else { pool.current_num_threads() };
+    let (first, others) = windows.split_at(windows.len().min(1));
+    for group in first.chunks(1).chain(others.chunks(lanes)) {
         if let Some(signal) = options.interrupt.signal() {
             return Err(ErrorKind::Interrupted { signal }.into());
         }
-        let judged = pool.install(|| {
+        let judge = |window: &Window| {
             let hidden = subject.hidden(&window.ids)?;
-            if let Some(comparer) = &mut comparer {
-                comparer.add(window, &hidden)?;
-            }
-            if let Some(saved) = &mut saved {
-                saved.add(&subject, &hidden)?;
-            }
-            subject.nll(window, &hidden)
+            let judged = subject.nll(window, &hidden)?;
+            Ok((hidden, judged))
+        };
+        let judged: Vec<(Tensor, Vec<f64>)> = pool.install(|| match group {
+            [only] => Ok(vec![judge(only)?]),
+            _ => group.par_iter().map(judge).collect::<Result<_>>(),
         })?;
-        if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
-            return Err(ErrorKind::NotANumber { row: idx, token: window.first_judged + at }.into());
+        for (window, (hidden, judged)) in group.iter().zip(judged) {
+            if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
+                return Err(ErrorKind::NotANumber { row, token: window.first_judged + at }.into());
+            }
+            pool.install(|| {
+                if let Some(comparer) = &mut comparer {
+                    comparer.add(window, &hidden)?;
+                }
+                saved.as_mut().map_or(Ok(()), |it| it.add(&subject, &hidden))
+            })?;
+            sum += judged.iter().sum::<f64>();
+            tokens += judged.len();
+            row += 1;
+            progress.advance(window.ids.len() as u64);
         }
-        sum += judged.iter().sum::<f64>();
-        tokens += judged.len();
-        progress.advance(window.ids.len() as u64);
     }
     progress.end();
     if let Some(saved) = saved {
