@@ -40,7 +40,8 @@ try:
     total = 0
     for name in os.listdir(checkpoint):
         with open(os.path.join(checkpoint, name), "rb") as f:
-            while piece := f.read(64 << 20):
+            # Small pieces: a process that is started later counts this one's memory at that moment for its own peak.
+            while piece := f.read(1 << 20):
                 total += len(piece)
     print(f"{checkpoint}: {total / 1e9:.2f} GB")
     print(f"{'scheme':14} {'seconds':>8} {'GB/s':>6} {'x of cp':>8} {'peak MiB':>9}")
