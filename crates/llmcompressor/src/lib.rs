@@ -32,6 +32,7 @@ mod rewrite;
 mod slabs;
 mod source;
 mod tied;
+pub mod trace;
 pub mod verify;
 
 pub use error::{Columns, Error, ErrorKind, Result};

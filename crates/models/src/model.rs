@@ -261,11 +261,11 @@ impl Model {
         forward(&subgraph.graph, &mut Runner { model: self, run }, inputs, extent)
     }
 
-    /// Keeps the parameters of a subgraph in memory, from their first use until the guard is dropped.
+    /// Parameters that a subgraph needs.
     ///
     /// # Errors
     /// A parameter that the model does not have.
-    pub fn hold(&self, subgraph: &Subgraph) -> Result<Held<'_>> {
+    pub fn parameters_of(&self, subgraph: &Subgraph) -> Result<BTreeSet<ParameterId>> {
         let mut ids: BTreeSet<ParameterId> = BTreeSet::new();
         for module in subgraph.submodules(&self.tree) {
             ids.extend(self.own_parameters(module));
@@ -275,6 +275,14 @@ impl Model {
             let id = self.store.find(name).ok_or_else(|| Error::from(ErrorKind::MissingTensor).at(name))?;
             ids.insert(id);
         }
-        Ok(self.store.hold(ids))
+        Ok(ids)
+    }
+
+    /// Keeps the parameters of a subgraph in memory, from their first use until the guard is dropped.
+    ///
+    /// # Errors
+    /// As [`Model::parameters_of`].
+    pub fn hold(&self, subgraph: &Subgraph) -> Result<Held<'_>> {
+        Ok(self.store.hold(self.parameters_of(subgraph)?))
     }
 }

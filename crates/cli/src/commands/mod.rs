@@ -8,6 +8,7 @@ mod list;
 mod model_free_ptq;
 mod oneshot;
 mod recipe;
+mod trace;
 mod verify;
 
 use clap::Subcommand;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Convert(convert::Options),
     Eval(eval::Options),
     Inspect(inspect::Options),
+    Trace(trace::Options),
     Verify(verify::Options),
     Recipe(recipe::Options),
     List(list::Options),
@@ -38,6 +40,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Convert(options) => convert::run(options, global),
         Command::Eval(options) => eval::run(options, global),
         Command::Inspect(options) => inspect::run(options, global),
+        Command::Trace(options) => trace::run(options, global),
         Command::Verify(options) => verify::run(options, global),
         Command::Recipe(options) => recipe::run(options, global),
         Command::List(options) => list::run(&options, global),

@@ -18,4 +18,5 @@ mod same_bytes;
 mod sources;
 mod sparse;
 mod surface;
+mod trace;
 mod verdicts;
