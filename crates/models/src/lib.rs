@@ -8,6 +8,7 @@
 
 pub mod architectures;
 mod build;
+mod cache;
 mod config;
 mod context;
 mod error;
@@ -21,6 +22,7 @@ mod store;
 
 pub use architectures::{ARCHITECTURES, Architecture};
 pub use build::{Bias, Builder, Separated};
+pub use cache::{KvCache, Uncached};
 pub use config::{Config, Flag};
 pub use context::{Causal, Cx, Group, Layer, Run};
 pub use error::{BoxedError, Error, ErrorKind, Result};

@@ -21,17 +21,25 @@ pub struct Engine {
     pub profile: Profile,
     /// Which rows experts see.
     pub routing: Routing,
+    /// Position of the first token that is given: as many before it were given earlier, and are seen through a cache.
+    pub first_position: usize,
 }
 
 impl Engine {
     /// An engine on this processor's best profile.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, profile: Profile::detect(), routing: Routing::Chosen }
+        Self { budget, profile: Profile::detect(), routing: Routing::Chosen, first_position: 0 }
     }
 
     /// The same engine with another routing.
     #[must_use]
     pub fn with_routing(&self, routing: Routing) -> Self {
         Self { routing, ..self.clone() }
+    }
+
+    /// The same engine for tokens of which the first has this position.
+    #[must_use]
+    pub fn at_position(&self, first_position: usize) -> Self {
+        Self { first_position, ..self.clone() }
     }
 }

@@ -137,6 +137,12 @@ impl Tensor {
         Ok(&buffer.data().bytes()[self.offset * width..(self.offset + self.elements()) * width])
     }
 
+    /// Bytes of the storage, where this is the only view of it.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let Storage::Host(buffer) = &mut self.storage;
+        Arc::get_mut(buffer).map(|it| it.data_mut().bytes_mut())
+    }
+
     /// All elements of the storage; views index into them.
     pub(crate) fn storage_slice<T: Scalar>(&self) -> Result<&[T]> {
         let Storage::Host(buffer) = &self.storage;

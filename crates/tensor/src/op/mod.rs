@@ -54,7 +54,7 @@ pub enum Op {
         /// Added to the weight, the sum rounded.
         weight_offset: f32,
     },
-    /// Cosines and sines of positions 0 to T - 1: x (B, T, C) -> cos (T, F), sin (T, F), both f32, rounded to the type of x.
+    /// Cosines and sines of T positions from the engine's first on: x (B, T, C) -> cos (T, F), sin (T, F), both f32, rounded to the type of x.
     RopeTable {
         /// F inverse frequencies.
         inverse_frequencies: Arc<[f32]>,
@@ -70,7 +70,7 @@ pub enum Op {
     },
     /// Numbers that hide padding: mask (B, T) of 0 and 1 -> (B, T), f32, minus infinity for 0.
     KeyMask,
-    /// Positions of tokens as ids of a table: ids (B, T), none or a mask (B, T) -> (B, T) U32.
+    /// Positions of tokens, from the engine's first on, as ids of a table: ids (B, T), none or a mask (B, T) -> (B, T) U32.
     ///
     /// Under a mask a position counts the tokens before it that are not hidden; a hidden token has the position -1, or 0 where
     /// `offset` is 0.

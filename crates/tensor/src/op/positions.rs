@@ -16,12 +16,14 @@ pub(super) fn rope_table(
     longer: Option<&Longer>,
     x: &Tensor,
 ) -> Result<Vec<Tensor>> {
-    let tokens = x.shape()[1];
-    let long = longer.filter(|it| tokens > it.after).map(|it| it.of(tokens, frequencies.len()));
+    let (first, tokens) = (engine.first_position, x.shape()[1]);
+    let end = first.saturating_add(tokens);
+    let long = longer.filter(|it| end > it.after).map(|it| it.of(end, frequencies.len()));
     let frequencies = long.as_deref().unwrap_or(frequencies);
-    let positions =
-        u32::try_from(tokens).map_err(|_| ErrorKind::Index { found: tokens as i64, bound: u32::MAX as usize })?;
-    let positions: Vec<u32> = (0..positions).collect();
+    let number = |position: usize| {
+        u32::try_from(position).map_err(|_| ErrorKind::Index { found: position as i64, bound: u32::MAX as usize })
+    };
+    let positions: Vec<u32> = (number(first)?..number(end)?).collect();
     let (cos, sin) = ropes::table(&positions, frequencies, scaling);
     let shape = [tokens, frequencies.len()];
     with_float!(x.dtype(), T => [cos, sin].into_iter().map(|table| {
@@ -96,14 +98,16 @@ fn hidden(mask: &Tensor) -> Result<Vec<bool>> {
     Ok(key_mask_numbers(mask)?.into_iter().map(|number| number != 0.0).collect())
 }
 
-/// ids (B, T), none or a mask (B, T).
+/// ids (B, T), none or a mask (B, T); tokens before the first position are visible.
 pub(super) fn positions(engine: &Engine, offset: u32, inputs: &[Tensor]) -> Result<Tensor> {
     let shape = inputs[0].shape();
+    let first = u32::try_from(engine.first_position)
+        .map_err(|_| ErrorKind::Index { found: engine.first_position as i64, bound: u32::MAX as usize })?;
     let tokens = shape[1].max(1);
     let hidden = inputs.get(1).map(hidden).transpose()?.unwrap_or_else(|| vec![false; shape[0] * shape[1]]);
     let mut ids = Vec::with_capacity(hidden.len());
     for row in hidden.chunks_exact(tokens) {
-        let mut next = offset;
+        let mut next = offset.saturating_add(first);
         for &is_hidden in row {
             ids.push(if is_hidden { offset.saturating_sub(1) } else { next });
             next += u32::from(!is_hidden);
@@ -112,7 +116,7 @@ pub(super) fn positions(engine: &Engine, offset: u32, inputs: &[Tensor]) -> Resu
     engine.budget.tensor::<u32>(ids, shape)
 }
 
-/// x (B, T, C), none or a key mask (B, T).
+/// x (B, T, C), none or a key mask (B, T); keys before the first position are visible, and have numbers too.
 pub(super) fn alibi(
     engine: &Engine,
     slopes: &[f32],
@@ -120,15 +124,16 @@ pub(super) fn alibi(
     factor: f32,
     inputs: &[Tensor],
 ) -> Result<Tensor> {
-    let (batch, tokens) = (inputs[0].shape()[0], inputs[0].shape()[1]);
+    let (batch, tokens, first) = (inputs[0].shape()[0], inputs[0].shape()[1], engine.first_position);
     let mask = inputs.get(1).map(Tensor::to_f32).transpose()?;
-    let mut numbers = Vec::with_capacity(batch * slopes.len() * tokens);
+    let mut numbers = Vec::with_capacity(batch * slopes.len() * (first + tokens));
     with_float!(rounded_to.unwrap_or(inputs[0].dtype()), T => {
         for row in 0..batch {
             for slope in slopes {
                 let mut position = 0u32;
-                for token in 0..tokens {
-                    let hidden = mask.as_ref().map_or(0.0, |mask| mask[row * tokens + token]);
+                for key in 0..first + tokens {
+                    let token = key.checked_sub(first);
+                    let hidden = mask.as_ref().zip(token).map_or(0.0, |(mask, token)| mask[row * tokens + token]);
                     let product = <T as Element>::from_f32(slope * position as f32);
                     numbers.push(if hidden == 0.0 { Element::to_f32(product) * factor } else { hidden });
                     position += u32::from(hidden == 0.0);
@@ -137,7 +142,7 @@ pub(super) fn alibi(
         }
         Ok::<_, crate::Error>(())
     })?;
-    engine.budget.tensor::<f32>(numbers, &[batch, slopes.len(), tokens])
+    engine.budget.tensor::<f32>(numbers, &[batch, slopes.len(), first + tokens])
 }
 
 /// `[period, scale]`; x (B, T, H, D).
@@ -145,7 +150,7 @@ pub(super) fn scale_by_position(engine: &Engine, [period, scale]: [f32; 2], x: &
     let x = x.dense(&engine.budget)?;
     let (tokens, width) = (x.shape()[1].max(1), x.shape()[2] * x.shape()[3]);
     let factor = |row: usize| {
-        let step = ((row % tokens) as f32 + 1.0) / period;
+        let step = ((engine.first_position + row % tokens) as f32 + 1.0) / period;
         ln_f64(1.0 + f64::from(step.floor())) as f32 * scale + 1.0
     };
     with_float!(x.dtype(), T => {
