@@ -9,6 +9,12 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     ignore_closed_pipe(writeln!(io::stdout().lock(), "{text}"))
 }
 
+/// Prints `text` as it is, at once.
+pub(crate) fn part(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
 /// Prints `value` as indented JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)

@@ -50,6 +50,13 @@ impl Terminal {
         Self { style, phase: Mutex::new(None) }
     }
 
+    /// Says a line about what was done.
+    pub(crate) fn tell(&self, text: &str) {
+        if !matches!(self.style, Style::Nothing) {
+            say(text);
+        }
+    }
+
     fn with_phase(&self, act: impl FnOnce(&mut Option<Phase>)) {
         act(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
     }

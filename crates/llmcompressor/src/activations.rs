@@ -1,4 +1,4 @@
-//! What modules are given and give, quantized as a compressed checkpoint's config says.
+//! What modules are given and give, and what attention keeps, quantized as a compressed checkpoint's config says.
 
 use std::{
     borrow::Cow,
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use tensor::{Budget, Tensor};
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, Method},
     error::{InContext, Result},
 };
 
@@ -61,6 +61,41 @@ pub(crate) fn quantize_activations(
         for (tap, args, local) in taps(&stored.scheme) {
             let quantizer = Quantizer::read(args, source, &format!("{name}.{local}"))?;
             guards.push(hook(hooks, budget, &latest, (id, tap), quantizer));
+        }
+    }
+    Ok(guards)
+}
+
+/// Quantizes keys and values of every attention of `model` as `catalog` says of caches, while the guards live.
+///
+/// # Errors
+/// `Format` for scales that are of an unknown type and for schemes without stored scales, and a scale that is absent.
+pub(crate) fn quantize_cache(
+    hooks: &Hooks,
+    budget: &Budget,
+    model: &Model,
+    (source, catalog): (&Source, &Catalog),
+) -> Result<Vec<HookGuard>> {
+    let Method::CompressedTensors(config) = &catalog.method else { return Ok(Vec::new()) };
+    let Some(args) = config.quantization.as_ref().and_then(|it| it.kv_cache_scheme.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let is_known = matches!(args.strategy, QuantizationStrategy::Tensor | QuantizationStrategy::AttnHead);
+    if args.dynamic != Dynamic::No || !is_known {
+        let what = format!("a kv_cache_scheme of strategy `{}` without stored scales", args.strategy.name());
+        return Err(compressed_tensors::Error::from(compressed_tensors::ErrorKind::Unsupported { what }))
+            .context("config.json");
+    }
+    let mut guards = Vec::new();
+    for module in model.attentions()? {
+        for (tap, local) in [(Tap::Key, "k"), (Tap::Value, "v")] {
+            let quantizer = Quantizer::read(args, source, &format!("{}.{local}", model.tree().path(module)))?;
+            let budget = budget.clone();
+            guards.push(
+                hooks.add(module, tap, move |heard| {
+                    heard.first().map(|value| quantizer.apply(&budget, value)).transpose()
+                }),
+            );
         }
     }
     Ok(guards)
@@ -125,8 +160,9 @@ impl Quantizer {
         let columns = shape.last().copied().unwrap_or(1).max(1);
         let is_one_range =
             self.calibrated.is_none() && (self.args.strategy == QuantizationStrategy::Tensor || shape.len() < 3);
+        let heads = if shape.len() == 4 { shape[2].max(1) } else { 1 };
         // A scale per token, per group or from calibration does not depend on the tokens beside.
-        let task = if is_one_range { values.len().max(1) } else { TASK_TOKENS * columns };
+        let task = if is_one_range { values.len().max(1) } else { TASK_TOKENS * heads * columns };
         let width = dtype.bits() / 8;
         let arithmetic = Arithmetic::of(&self.args)?;
         Tensor::build_bytes(budget, dtype, shape, |out| {
@@ -135,6 +171,10 @@ impl Quantizer {
                 let mut quantized = vec![0.0; values.len()];
                 match &self.calibrated {
                     Some(qparams) => {
+                        // A scale per head, the tokens' heads one after the other: (B, H, T, D) with one token each.
+                        let by_head = [values.len() / columns / heads, heads, 1, columns];
+                        let is_by_head = self.args.strategy == QuantizationStrategy::AttnHead;
+                        let shape = if is_by_head { &by_head[..] } else { shape };
                         let map = ScaleMap::calibrated(&self.args, shape)?;
                         fake_quantize(&arithmetic, (values, float), &map, qparams, &mut quantized)?;
                     }

@@ -21,6 +21,7 @@ mod error;
 pub mod eval;
 mod exit;
 pub mod explain;
+pub mod generate;
 pub mod inspect;
 mod model_config;
 pub mod model_free;

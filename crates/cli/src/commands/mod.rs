@@ -3,6 +3,7 @@
 mod convert;
 mod eval;
 mod explain;
+mod generate;
 mod inspect;
 mod list;
 mod model_free_ptq;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     ModelFreePtq(model_free_ptq::Options),
     Convert(convert::Options),
     Eval(eval::Options),
+    Generate(generate::Options),
     Inspect(inspect::Options),
     Trace(trace::Options),
     Verify(verify::Options),
@@ -39,6 +41,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::ModelFreePtq(options) => model_free_ptq::run(options, global),
         Command::Convert(options) => convert::run(options, global),
         Command::Eval(options) => eval::run(options, global),
+        Command::Generate(options) => generate::run(options, global),
         Command::Inspect(options) => inspect::run(options, global),
         Command::Trace(options) => trace::run(options, global),
         Command::Verify(options) => verify::run(options, global),

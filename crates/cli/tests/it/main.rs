@@ -7,6 +7,7 @@ mod command;
 mod eval;
 mod examples;
 mod experts;
+mod generate;
 mod interruption;
 mod memory;
 mod model_dirs;

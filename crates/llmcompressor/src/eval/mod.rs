@@ -22,7 +22,7 @@ use crate::{
 use comparison::Comparer;
 pub use comparison::{Comparison, KlDivergence, LayerNoise};
 use rows::Window;
-use subject::Subject;
+pub(crate) use subject::Subject;
 pub(crate) use weights::DenseWeights;
 
 /// The type that a model computes in.
@@ -184,13 +184,17 @@ impl Evaluation {
 /// row has no finite likelihood; `Option` for a reference of another vocabulary or depth, and for logits of rows that
 /// differ in length.
 pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation> {
-    let subject = Subject::open(&options.model, options)?;
+    let subject = Subject::open(&options.model, options.compute, options.max_memory_bytes)?;
     let windows = rows::windows(options, subject.dir())?;
     if let Some(vocabulary) = subject.vocabulary() {
         let ids: Vec<Vec<u32>> = windows.iter().map(|it| it.ids.clone()).collect();
         check_vocabulary(&ids, vocabulary, None)?;
     }
-    let reference = options.reference.as_ref().map(|it| Subject::open(it, options)).transpose()?;
+    let reference = options
+        .reference
+        .as_ref()
+        .map(|it| Subject::open(it, options.compute, options.max_memory_bytes))
+        .transpose()?;
     let _held = (subject.hold(), reference.as_ref().map(Subject::hold));
     let mut comparer = reference.as_ref().map(|it| Comparer::new(&subject, it)).transpose()?;
     let mut saved = options.save_logits.as_ref().map(|it| logits::File::create(it, &windows, &subject)).transpose()?;
@@ -255,14 +259,14 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
 }
 
 /// Whether all weights fit in half of the ceiling; else each is read again for every row.
-fn holds_all(model: &Model, options: &EvalOptions) -> bool {
-    let Some(ceiling) = options.max_memory_bytes else { return true };
+fn holds_all(model: &Model, max_memory_bytes: Option<u64>) -> bool {
+    let Some(ceiling) = max_memory_bytes else { return true };
     let width = model.store().dtype().bits() as u64 / 8;
     let n: u64 = model.store().parameters().map(|(_, it)| it.shape.iter().product::<usize>() as u64).sum();
     n * width <= ceiling / 2
 }
 
-fn threads(wanted: usize) -> usize {
+pub(crate) fn threads(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

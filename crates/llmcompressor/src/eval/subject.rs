@@ -1,15 +1,20 @@
-//! A model that is judged: dense in memory, its activations quantized as its config says.
+//! A model that runs: dense in memory, its activations quantized as its config says.
 
 use std::{path::Path, sync::Arc};
 
 use models::{Held, HookGuard, Hooks, Model, ModelOptions, Run, Tied};
 use tensor::{Budget as Memory, Engine, Tensor};
 
-use super::{DenseWeights, EvalOptions, holds_all, rows::Window};
-use crate::{activations::quantize_activations, catalog::Catalog, error::Result, source::open_source};
+use super::{Compute, DenseWeights, holds_all, rows::Window};
+use crate::{
+    activations::{quantize_activations, quantize_cache},
+    catalog::Catalog,
+    error::Result,
+    source::open_source,
+};
 
 /// A model and what it runs with.
-pub(super) struct Subject {
+pub(crate) struct Subject {
     model: Model,
     weights: Arc<DenseWeights>,
     engine: Engine,
@@ -23,47 +28,68 @@ impl Subject {
     ///
     /// # Errors
     /// Faults of the checkpoint; an architecture that is not supported.
-    pub(super) fn open(model: &str, options: &EvalOptions) -> Result<Self> {
+    pub(crate) fn open(model: &str, compute: Compute, max_memory_bytes: Option<u64>) -> Result<Self> {
         let source = open_source(model)?;
         let catalog = Catalog::of(&source)?;
         let config = source.config()?.clone();
         let weights = Arc::new(DenseWeights::new(source, catalog)?);
         let given: Arc<dyn models::Weights> = Arc::<DenseWeights>::clone(&weights);
-        let model = Model::build(&config, given, ModelOptions { dtype: options.compute.dtype(), tied: Tied::Shared })?;
-        let engine = Engine::new(options.max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited));
+        let model = Model::build(&config, given, ModelOptions { dtype: compute.dtype(), tied: Tied::Shared })?;
+        let engine = Engine::new(max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited));
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());
         let quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
-        let holds_all = holds_all(&model, options);
+        let holds_all = holds_all(&model, max_memory_bytes);
         Ok(Self { model, weights, engine, hooks, _quantizers: quantizers, holds_all })
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.weights.source().dir()
     }
 
-    pub(super) fn model(&self) -> &Model {
+    /// The checkpoint's `config.json`.
+    ///
+    /// # Errors
+    /// Faults of the file.
+    pub(crate) fn config(&self) -> Result<&serde_json::Value> {
+        Ok(self.weights.source().config()?)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Quantizes keys and values as the checkpoint says of caches, while the guards live.
+    ///
+    /// # Errors
+    /// Scales that are absent; a scheme that caches do not have.
+    pub(crate) fn quantize_cache(&self) -> Result<Vec<HookGuard>> {
+        let stored = (self.weights.source(), self.weights.catalog());
+        quantize_cache(&self.hooks, &self.engine.budget, &self.model, stored)
+    }
+
+    pub(crate) fn model(&self) -> &Model {
         &self.model
     }
 
-    pub(super) fn hooks(&self) -> &Hooks {
+    pub(crate) fn hooks(&self) -> &Hooks {
         &self.hooks
     }
 
     /// Keeps all weights in memory once they are read, where they fit; else each is read again when it is needed.
-    pub(super) fn hold(&self) -> Option<Held<'_>> {
+    pub(crate) fn hold(&self) -> Option<Held<'_>> {
         let store = self.model.store();
         self.holds_all.then(|| store.hold(store.parameters().map(|it| it.0)))
     }
 
     /// Rows of the output head's weight.
-    pub(super) fn vocabulary(&self) -> Option<usize> {
+    pub(crate) fn vocabulary(&self) -> Option<usize> {
         let head = self.model.linear(self.model.causal()?.head)?;
         Some(self.model.store().info(head.weight).shape[0])
     }
 
     /// Hidden states (1, T, C) before the head.
-    pub(super) fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(crate) fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
         let ids: Vec<i64> = ids.iter().map(|it| i64::from(*it)).collect();
         let shape = [1, ids.len()];
         let ids = self.engine.budget.tensor::<i64>(ids, &shape).map_err(models::Error::from)?;
@@ -77,7 +103,7 @@ impl Subject {
     }
 
     /// Logits (1, N, V) after the tokens `first..first + len`.
-    pub(super) fn logits(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {
+    pub(crate) fn logits(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {
         Ok(self.model.logits(self.run(), &self.states(hidden, first, len)?)?)
     }
 
@@ -86,7 +112,8 @@ impl Subject {
         Ok(states.map_err(models::Error::from)?)
     }
 
-    fn run(&self) -> Run<'_> {
+    /// With its hooks, where there are any.
+    pub(crate) fn run(&self) -> Run<'_> {
         Run { engine: &self.engine, hooks: (!self.hooks.is_empty()).then_some(&self.hooks) }
     }
 }
