@@ -21,7 +21,7 @@ use crate::{
     listen::Listener,
     times::timed,
     waves::{Declared, declared, extent_for},
-    windows::{Along, Joints, join, split, windows},
+    windows::{Along, Joints, gives_routed_rows, join, split, windows},
 };
 
 /// A batch of calibration data.
@@ -234,7 +234,9 @@ impl Sequential {
         committer: &C,
     ) -> Result<(), C::Error> {
         let begin = Instant::now();
-        let engine = self.engine.with_routing(Routing::Chosen);
+        // Rows that experts have been handed and that the next wave hears are those that modifiers are to see.
+        let routing = if gives_routed_rows(subgraph) { self.routing } else { Routing::Chosen };
+        let engine = self.engine.with_routing(routing);
         let run = Run { engine: &engine, hooks: None };
         let joints = Joints::of(subgraph);
         for group in groups(&self.windows(course, joints.as_ref()), self.lanes()) {

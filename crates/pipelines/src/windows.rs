@@ -16,9 +16,20 @@ pub(crate) enum Along {
     Nothing,
 }
 
+fn depends(dim: &Dim, symbol: Symbol) -> bool {
+    dim.resolve(|it| 1 + usize::from(it == symbol)) != dim.resolve(|_| 1)
+}
+
+/// Whether a subgraph ends between the rows that experts are handed and where they come together again.
+pub(crate) fn gives_routed_rows(subgraph: &Subgraph) -> bool {
+    let graph = &subgraph.graph;
+    let outputs = graph.nodes().filter(|(_, node)| matches!(node.kind, NodeKind::Output { .. }));
+    let mut ports = outputs.flat_map(|(_, node)| &node.args);
+    ports.any(|it| graph.spec(*it).is_some_and(|spec| spec.shape.iter().any(|dim| depends(dim, Symbol::Routed))))
+}
+
 /// How a value joins; none where it cannot.
 fn along(spec: &Spec) -> Option<Along> {
-    let depends = |dim: &Dim, symbol: Symbol| dim.resolve(|it| 1 + usize::from(it == symbol)) != dim.resolve(|_| 1);
     let mut found = Along::Nothing;
     for (idx, dim) in spec.shape.iter().enumerate() {
         if depends(dim, Symbol::Routed) || (idx > 0 && depends(dim, Symbol::Batch)) {
