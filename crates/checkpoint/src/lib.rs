@@ -21,7 +21,7 @@ pub use hub::{HubEnvironment, Origin, ResolvedModel, resolve_model};
 pub use json::{MAX_CONFIG_BYTES, MAX_DEPTH, MAX_INDEX_BYTES, parse_json, pretty_json, read_json};
 pub use output::{
     DoneUnit, Existing, Finish, Finished, Generated, IndexRule, Opened, OutputPlan, Resumed, ShardPlan, TensorSpec,
-    UnitCommit, WORK_DIR, Writer,
+    UnitCommit, WORK_DIR, Writer, replace_generated,
 };
 pub use scheduling::{DeviceMemory, Devices, JobSchedule, Packing, greedy_bin_packing, pick_device};
 pub use source::{Companion, IndexFacts, Links, Shard, Source, TensorEntry, Treatment};

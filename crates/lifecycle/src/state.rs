@@ -82,6 +82,8 @@ pub struct State {
     /// How modules are quantized, by name, as the quantizing modifiers say when they are initialized: for modifiers before
     /// them in a recipe that prepare weights for that.
     pub schemes: IndexMap<String, QuantizationScheme>,
+    /// Tokens below which the statistics of an expert are not used; 0 uses whatever there is.
+    pub min_expert_tokens: u64,
 }
 
 /// What [`State::update`] sets; `None` keeps the value.

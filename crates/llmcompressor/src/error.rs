@@ -51,6 +51,18 @@ pub enum ErrorKind {
         /// The module.
         module: String,
     },
+    /// A scale that no engine could divide by.
+    #[error("module `{module}`: `{tensor}` {position} is {value}, expected a finite number that is not 0")]
+    BadScale {
+        /// The module.
+        module: String,
+        /// Local name of the tensor.
+        tensor: String,
+        /// Which of its elements.
+        position: usize,
+        /// What it holds.
+        value: f32,
+    },
     /// A tensor whose size cannot be told before the run.
     #[error("{what} cannot be planned")]
     Unplanned {
@@ -214,6 +226,12 @@ pub enum ErrorKind {
         /// Line, column and what is wrong.
         reason: String,
     },
+    /// A page that cannot be made of a report.
+    #[error("report.html: {source}")]
+    Page {
+        /// What the template engine says.
+        source: minijinja::Error,
+    },
     /// The thread that brings finished units to the disk ended before the job did.
     #[error("finished modules could not be committed")]
     CommitStopped,
@@ -255,8 +273,8 @@ impl Error {
             ErrorKind::NotANumber { .. } => ExitCode::BadInput,
             ErrorKind::Lifecycle(error) => lifecycle_code(error),
             ErrorKind::Activations { .. } => ExitCode::Io,
-            ErrorKind::NoScale { .. } | ErrorKind::Unplanned { .. } => ExitCode::BadInput,
-            ErrorKind::CommitStopped => ExitCode::Unexpected,
+            ErrorKind::NoScale { .. } | ErrorKind::BadScale { .. } | ErrorKind::Unplanned { .. } => ExitCode::BadInput,
+            ErrorKind::CommitStopped | ErrorKind::Page { .. } => ExitCode::Unexpected,
             ErrorKind::Interrupted { signal: 2 } => ExitCode::Interrupted,
             ErrorKind::Interrupted { signal: 15 } => ExitCode::Terminated,
             ErrorKind::Interrupted { .. } => ExitCode::Resumable,

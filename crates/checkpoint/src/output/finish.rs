@@ -9,6 +9,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
+    disk::Disk,
     layout::{Slot, contract},
     writer::Writer,
 };
@@ -60,6 +61,18 @@ pub struct Finished {
     pub total_size: u64,
     /// The shard of each tensor.
     pub weight_map: BTreeMap<String, String>,
+}
+
+/// Replaces side files of a finished output, each as a whole: a kill leaves the old or the new one.
+///
+/// # Errors
+/// `Io`.
+pub fn replace_generated(dir: &Path, files: &[Generated]) -> Result<()> {
+    let disk = Disk::default();
+    for Generated { name, bytes } in files {
+        disk.write_whole(&dir.join(format!(".{name}.new")), &dir.join(name), bytes)?;
+    }
+    disk.sync_dir(dir)
 }
 
 const CONFIG: &str = "config.json";

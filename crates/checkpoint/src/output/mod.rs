@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 
-pub use finish::{Finish, Finished, Generated, IndexRule};
+pub use finish::{Finish, Finished, Generated, IndexRule, replace_generated};
 pub use journal::{DoneUnit, UnitCommit};
 pub use layout::{ShardPlan, TensorSpec};
 pub use writer::{Opened, Resumed, Writer};

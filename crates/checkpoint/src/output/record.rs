@@ -21,6 +21,9 @@ pub(super) const PLAN: &str = "plan.json";
 /// The journal of an unfinished output.
 pub(super) const JOURNAL: &str = "journal.jsonl";
 
+/// Largest report that is read: it has an entry for every module, experts included.
+const MAX_REPORT_BYTES: u64 = 256 << 20;
+
 /// The content of `plan.json`, and the value of `fingerprints` in a finished output's `report.json`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,7 +74,7 @@ impl PlanRecord {
 
     /// Whether the directory is a finished output of this very plan.
     pub(super) fn is_finished(&self, out: &Path, layout: &Layout) -> bool {
-        let read = |name| json::read_json(&out.join(name), "the report", json::MAX_CONFIG_BYTES);
+        let read = |name| json::read_json(&out.join(name), "the report", MAX_REPORT_BYTES);
         let same = read("report.json").is_ok_and(|it| it.get("fingerprints") == Some(&self.value()));
         let whole = |it: &LaidShard| {
             fs::symlink_metadata(out.join(&it.file_name))

@@ -9,6 +9,7 @@ mod list;
 mod model_free_ptq;
 mod oneshot;
 mod recipe;
+mod report;
 mod trace;
 mod verify;
 
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Inspect(inspect::Options),
     Trace(trace::Options),
     Verify(verify::Options),
+    Report(report::Options),
     Recipe(recipe::Options),
     List(list::Options),
     Explain(explain::Options),
@@ -45,6 +47,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Inspect(options) => inspect::run(options, global),
         Command::Trace(options) => trace::run(options, global),
         Command::Verify(options) => verify::run(options, global),
+        Command::Report(options) => report::run(&options, global),
         Command::Recipe(options) => recipe::run(options, global),
         Command::List(options) => list::run(&options, global),
         Command::Explain(options) => explain::run(&options, global),

@@ -7,7 +7,7 @@ use llmcompressor::{
     ExitCode, Interrupt,
     eval::Compute,
     model_free::{Existing, Tolerance},
-    oneshot::{OneshotOptions, Partition, RecipeSource, oneshot},
+    oneshot::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, oneshot},
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
 ///
 /// Data runs through the model wave by wave; each module is written when no modifier will change it any more.
 /// A stopped run goes on where it was when the same command is given again.
+/// The output is verified in the end; exits with 3 when a fault is found.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   llmcompressor oneshot ./Llama-3.2-1B --recipe gptq.yaml --data calib.jsonl --seq-len 2048 --out ./Llama-3.2-1B-W4A16
@@ -72,9 +73,12 @@ pub(crate) struct Options {
     /// Type to compute in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
-    /// Calibrate experts on the tokens that their router chose, instead of on all
-    #[arg(long)]
-    routed_experts_only: bool,
+    /// On which tokens experts are calibrated
+    #[arg(long, value_enum, default_value_t = Experts::All)]
+    experts: Experts,
+    /// Tokens below which `--experts routed_then_fallback` rounds an expert to nearest
+    #[arg(long, value_name = "N", default_value_t = ExpertCalibration::DEFAULT_MIN_TOKENS)]
+    min_expert_tokens: u64,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -87,6 +91,9 @@ pub(crate) struct Options {
     /// Replace an output that exists
     #[arg(long)]
     overwrite: bool,
+    /// Do not verify the output in the end
+    #[arg(long)]
+    no_verify: bool,
     /// Leave the source's .py files out
     #[arg(long)]
     no_remote_code: bool,
@@ -99,6 +106,17 @@ enum PartitionName {
     BeforeTargets,
     /// Before decoder layers, as llm-compressor in Python
     Compat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Experts {
+    /// All tokens, whatever the router chose
+    All,
+    /// Those that the router chose
+    Routed,
+    /// Those that the router chose, and no statistics where they are too few
+    RoutedThenFallback,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -126,7 +144,11 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     job.data.batch_size = options.batch_size;
     job.data.shuffle_calibration_samples = !options.no_shuffle;
     job.data.seed = options.seed;
-    job.data.moe_calibrate_all_experts = !options.routed_experts_only;
+    job.experts = match options.experts {
+        Experts::All => ExpertCalibration::All,
+        Experts::Routed => ExpertCalibration::Routed,
+        Experts::RoutedThenFallback => ExpertCalibration::RoutedThenFallback { min_tokens: options.min_expert_tokens },
+    };
     job.partition = match options.partition {
         PartitionName::BeforeTargets => Partition::BeforeTargets,
         PartitionName::Compat => Partition::Compat,
@@ -144,11 +166,12 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     job.max_shard_bytes = options.max_shard_size;
     job.existing = if options.overwrite { Existing::Overwrite } else { Existing::Resume };
     job.remote_code = if options.no_remote_code { Tolerance::Refuse } else { Tolerance::Allow };
+    job.final_check = if options.no_verify { FinalCheck::Skip } else { FinalCheck::Verify };
     job.interrupt = interrupt;
     let report = oneshot(&job, &Terminal::new(global.verbosity()))?;
     match global.format {
         Format::Json => printer::json(&report)?,
         Format::Human => printer::line(&report.summary())?,
     }
-    Ok(ExitCode::Done)
+    Ok(if report.is_faulty() { ExitCode::VerificationFailed } else { ExitCode::Done })
 }

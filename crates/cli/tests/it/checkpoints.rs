@@ -199,10 +199,10 @@ pub(crate) fn config_of(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap()
 }
 
-/// Every file of a finished output but its report.
+/// Every file of a finished output but its report and its page.
 pub(crate) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let name = |it: &Path| it.file_name().unwrap().to_str().unwrap().to_owned();
-    let kept = files(dir).filter(|it| name(it) != "report.json");
+    let kept = files(dir).filter(|it| !["report.json", "report.html"].contains(&name(it).as_str()));
     kept.map(|it| (name(&it), fs::read(&it).unwrap())).collect()
 }
 

@@ -100,7 +100,7 @@ fn wait(child: &mut Child, condition: impl Fn() -> bool) -> bool {
     false
 }
 
-fn signal(child: Child, name: &str) -> Ran {
+pub(crate) fn signal(child: Child, name: &str) -> Ran {
     let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &child.id().to_string()]).status();
     assert!(sent.unwrap().success());
     child.wait_with_output().unwrap().into()

@@ -13,20 +13,21 @@ use testkit::{fixture, goldens_dir};
 use crate::{
     checkpoints::{assert_same_contents, change_tensors, config_of, read_tensors},
     command::{Ran, command, quantize, run, verify},
+    interruption::signal,
 };
 
 /// A model with what its recipes have to know.
-struct Model {
+pub(crate) struct Model {
     name: &'static str,
     /// Columns of a group, and of an NVFP4 group what cannot be divided.
     group: usize,
     ignored_by_nvfp4: &'static [&'static str],
-    tokens: usize,
-    samples: usize,
+    pub(crate) tokens: usize,
+    pub(crate) samples: usize,
     vocabulary: usize,
 }
 
-const MODELS: [Model; 3] = [
+pub(crate) const MODELS: [Model; 3] = [
     Model { name: "llama", group: 16, ignored_by_nvfp4: &[], tokens: 24, samples: 6, vocabulary: 128 },
     Model {
         name: "qwen3_moe",
@@ -40,13 +41,13 @@ const MODELS: [Model; 3] = [
 ];
 
 /// A recipe, and whether it needs data.
-struct Recipe {
-    name: &'static str,
+pub(crate) struct Recipe {
+    pub(crate) name: &'static str,
     needs_data: bool,
     modifiers: fn(&Model) -> Value,
 }
 
-const RECIPES: [Recipe; 4] = [
+pub(crate) const RECIPES: [Recipe; 4] = [
     Recipe {
         name: "gptq_w4a16",
         needs_data: true,
@@ -82,7 +83,7 @@ const RECIPES: [Recipe; 4] = [
     },
 ];
 
-const PARTITIONS: [&str; 2] = ["before_targets", "compat"];
+pub(crate) const PARTITIONS: [&str; 2] = ["before_targets", "compat"];
 
 fn groups(group_size: Value, symmetric: bool, ignore: &[&str]) -> Value {
     let weights =
@@ -91,16 +92,16 @@ fn groups(group_size: Value, symmetric: bool, ignore: &[&str]) -> Value {
 }
 
 /// Source, recipe and data of one cell.
-struct Cell {
+pub(crate) struct Cell {
     dir: TempDir,
-    source: PathBuf,
-    recipe: PathBuf,
-    data: Option<PathBuf>,
+    pub(crate) source: PathBuf,
+    pub(crate) recipe: PathBuf,
+    pub(crate) data: Option<PathBuf>,
     partition: &'static str,
 }
 
 impl Cell {
-    fn new(model: &Model, recipe: &Recipe, partition: &'static str) -> Self {
+    pub(crate) fn new(model: &Model, recipe: &Recipe, partition: &'static str) -> Self {
         let dir = tempdir().unwrap();
         let source = dir.path().join("source");
         copy_model(model.name, &source);
@@ -115,11 +116,11 @@ impl Cell {
         Self { dir, source, recipe: path, data, partition }
     }
 
-    fn out(&self, name: &str) -> PathBuf {
+    pub(crate) fn out(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, out: &Path, options: &str) -> Command {
+    pub(crate) fn command(&self, out: &Path, options: &str) -> Command {
         let mut command = command(["--quiet", "oneshot"]);
         command.arg(&self.source).arg("--recipe").arg(&self.recipe).arg("--out").arg(out);
         if let Some(data) = &self.data {
@@ -129,13 +130,13 @@ impl Cell {
         command
     }
 
-    fn run(&self, out: &Path, options: &str) -> Ran {
+    pub(crate) fn run(&self, out: &Path, options: &str) -> Ran {
         self.command(out, options).output().unwrap().into()
     }
 
     /// Starts a run and kills it once the journal has `lines` lines and `polls` more looks were taken; true where it was killed
     /// before it was done.
-    fn kill_after(&self, out: &Path, lines: usize, polls: usize) -> bool {
+    pub(crate) fn kill_after(&self, out: &Path, lines: usize, polls: usize) -> bool {
         let journal = out.join(".llmc").join("journal.jsonl");
         let mut child = self.command(out, "--threads 1").spawn().unwrap();
         let mut left = polls;
@@ -172,7 +173,7 @@ fn copy_model(name: &str, to: &Path) {
 }
 
 /// Rows of token ids from a seed, of equal length.
-fn token_rows(model: &Model, seed: u32) -> String {
+pub(crate) fn token_rows(model: &Model, seed: u32) -> String {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -214,6 +215,27 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
         assert_same_contents(&whole, &out);
     });
     assert!(n_killed >= 40, "only {n_killed} runs were killed before they were done");
+}
+
+#[test]
+fn an_interrupted_run_finishes_its_step_and_the_same_command_goes_on() {
+    let cell = Cell::new(&MODELS[2], &RECIPES[0], PARTITIONS[0]);
+    let (whole, out) = (cell.out("whole"), cell.out("out"));
+    cell.run(&whole, "").expect(0);
+    let journal = out.join(".llmc").join("journal.jsonl");
+    let n_units = || fs::read_to_string(&journal).map_or(0, |it| it.lines().count());
+    // Before the first module is done, and twice later.
+    for least in [0, 1, 8] {
+        let mut child = cell.command(&out, "--threads 1").spawn().unwrap();
+        while !journal.exists() || n_units() < least {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+            std::thread::yield_now();
+        }
+        signal(child, "INT").expect(130).says(&["error: ", "same command"]);
+        assert!(!out.join("config.json").exists() && n_units() >= least);
+    }
+    cell.run(&out, "").expect(0);
+    assert_same_contents(&whole, &out);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::{
     command::{command, quantize, run},
 };
 
-const VERBS: [&str; 9] =
-    ["oneshot", "model-free-ptq", "convert", "eval", "inspect", "verify", "recipe", "list", "explain"];
+const VERBS: [&str; 10] =
+    ["oneshot", "model-free-ptq", "convert", "eval", "inspect", "verify", "report", "recipe", "list", "explain"];
 
 #[test]
 fn inspect_folds_layers_that_look_alike() {

@@ -1,17 +1,25 @@
 //! Finished modules go to the output, and their written form takes their place in the model.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use checkpoint::{DoneUnit, UnitCommit, Writer};
+use compressed_tensors::numbers::read_f32;
 use indexmap::IndexMap;
 use lifecycle::{CompressionLifecycle, ModuleStore};
+use modifiers::quantization::ModuleRecord;
 use pipelines::{Committer, ModelStore, ModifierData, Wave};
 use serde_json::{Value, json};
 
-use super::{plan::PlannedModule, target::read_planned};
+use super::{
+    plan::PlannedModule,
+    target::{check_scales, read_planned},
+};
 use crate::{
     Interrupt, Progress,
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, InContext, Result},
 };
 
 /// Writes modules to an output.
@@ -21,8 +29,58 @@ pub(super) struct OutputCommitter<'a> {
     pub(super) progress: &'a dyn Progress,
     pub(super) interrupt: &'a Interrupt,
     done: HashMap<String, DoneUnit>,
-    /// What modifiers said of each wave.
+    pub(super) told: Told,
+}
+
+/// What modifiers told, of this run and of those before it that were interrupted.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Of each module.
+    pub(super) records: HashMap<String, ModuleRecord>,
+    /// Of each wave beside.
     pub(super) said: Vec<Value>,
+}
+
+impl Told {
+    /// What the journal kept of a unit.
+    fn take_up(&mut self, snapshot: &Value) {
+        if let Ok(record) = serde_json::from_value::<ModuleRecord>(snapshot["record"].clone()) {
+            self.records.insert(record.module.clone(), record);
+        }
+        self.say(snapshot["said"].as_array().into_iter().flatten().cloned());
+    }
+
+    /// Adds sayings, each in the place of what the same modifier said of the same wave.
+    fn say(&mut self, said: impl IntoIterator<Item = Value>) {
+        for it in said {
+            self.said.retain(|old| (&old["modifier"], &old["wave"]) != (&it["modifier"], &it["wave"]));
+            self.said.push(it);
+        }
+    }
+}
+
+/// Parts what modifiers say of a wave: records of modules, and the rest.
+fn part(wave: &Wave, data: Vec<ModifierData>) -> (HashMap<String, ModuleRecord>, Vec<Value>) {
+    let mut records = HashMap::new();
+    let mut said = Vec::new();
+    for ModifierData { type_name, data } in data {
+        let entries = match data {
+            Value::Array(entries) => entries,
+            other => vec![other],
+        };
+        let mut rest = Vec::new();
+        for entry in entries {
+            let is_record = entry.get("module").is_some();
+            match serde_json::from_value::<ModuleRecord>(entry.clone()) {
+                Ok(record) if is_record => drop(records.insert(record.module.clone(), record)),
+                _ => rest.push(entry),
+            }
+        }
+        if !rest.is_empty() {
+            said.push(json!({"modifier": type_name, "wave": wave.index, "data": rest}));
+        }
+    }
+    (records, said)
 }
 
 impl<'a> OutputCommitter<'a> {
@@ -32,8 +90,10 @@ impl<'a> OutputCommitter<'a> {
         progress: &'a dyn Progress,
         interrupt: &'a Interrupt,
     ) -> Self {
-        let done = writer.resumed().done.iter().map(|it| (it.name.clone(), it.clone())).collect();
-        Self { modules, writer, progress, interrupt, done, said: Vec::new() }
+        let done: HashMap<_, _> = writer.resumed().done.iter().map(|it| (it.name.clone(), it.clone())).collect();
+        let mut told = Told::default();
+        writer.resumed().done.iter().filter_map(|it| it.snapshot.as_ref()).for_each(|it| told.take_up(it));
+        Self { modules, writer, progress, interrupt, done, told }
     }
 
     fn planned<'w>(&self, wave: &'w Wave) -> impl Iterator<Item = &'a PlannedModule> + use<'a, 'w> {
@@ -71,6 +131,11 @@ impl<'a> OutputCommitter<'a> {
                 let what = format!("`{}` of {} {:?}", spec.name, array.dtype, array.shape);
                 return Err(ErrorKind::Unplanned { what }.into());
             }
+            if !spec.name.ends_with("zero_point") {
+                let mut values = vec![0.0; array.elements()];
+                read_f32(array.dtype, &array.data, &mut values).context(&module.name)?;
+                check_scales(&module.name, spec.name.rsplit('.').next().unwrap_or_default(), &values)?;
+            }
             self.writer.write_at(&spec.name, 0, &array.data)?;
         }
         Ok(())
@@ -104,9 +169,6 @@ impl Committer for OutputCommitter<'_> {
             let Some(kept) = self.done.get(&module.name).and_then(|it| it.snapshot.as_ref()) else { continue };
             let changed = kept["changed"].as_array().into_iter().flatten();
             let changed = changed.filter_map(|it| it.as_str().map(str::to_owned)).collect();
-            if let Some(said) = kept["said"].as_array() {
-                self.said.extend(said.iter().cloned());
-            }
             if kept["lifecycle"].is_object() {
                 snapshot = Some(kept["lifecycle"].clone());
             }
@@ -117,8 +179,7 @@ impl Committer for OutputCommitter<'_> {
     }
 
     fn commit(&mut self, wave: &Wave, lifecycle: &mut CompressionLifecycle, data: Vec<ModifierData>) -> Result<()> {
-        let said: Vec<Value> =
-            data.into_iter().map(|it| json!({"modifier": it.type_name, "wave": wave.index, "data": it.data})).collect();
+        let (mut records, said) = part(wave, data);
         let snapshot = lifecycle.snapshot()?;
         let store = engine_store(lifecycle)?;
         let mut units = Vec::new();
@@ -126,12 +187,19 @@ impl Committer for OutputCommitter<'_> {
         for module in self.planned(wave) {
             let changed = changed_of(store, module);
             if !self.done.contains_key(&module.name) {
+                let begin = Instant::now();
                 self.write(store, module)?;
+                let mut record = records.remove(&module.name);
+                if let Some(it) = &mut record {
+                    it.seconds += begin.elapsed().as_secs_f64();
+                }
+                let kept = record.as_ref().map_or(Value::Null, ModuleRecord::value);
+                self.told.records.extend(record.map(|it| (module.name.clone(), it)));
                 units.push(UnitCommit {
                     name: module.name.clone(),
                     tensors: module.outputs().into_iter().map(|it| it.name).collect(),
                     files: Vec::new(),
-                    snapshot: Some(json!({ "changed": changed })),
+                    snapshot: Some(json!({ "changed": changed, "record": kept })),
                 });
             }
             store.forget_added(&module.name);
@@ -141,7 +209,7 @@ impl Committer for OutputCommitter<'_> {
             last.insert("lifecycle".to_owned(), snapshot);
             last.insert("said".to_owned(), Value::Array(said.clone()));
         }
-        self.said.extend(said);
+        self.told.say(said);
         self.writer.commit(&units)?;
         for (module, changed) in changes {
             self.read_back(store, module, &changed)?;

@@ -2,13 +2,15 @@
 
 mod commit;
 mod data;
+mod ending;
 mod memory;
 mod options;
+mod page;
 mod plan;
 mod report;
 mod target;
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, TensorSpec, Treatment, UnitCommit, Writer};
 use compressed_tensors::config::{FORMAT_VERSION, write_section};
@@ -23,8 +25,10 @@ use pipelines::{
 use serde_json::Value;
 use tensor::{DType, Engine, Routing};
 
-pub use options::{OneshotOptions, Partition, RecipeSource};
-pub use report::{OneshotReport, QuantizedWeight};
+pub use ending::write_page;
+pub use modifiers::quantization::{Distance, ModuleRecord};
+pub use options::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource};
+pub use report::{Inputs, ModuleReport, OneshotReport, Verification};
 
 use crate::{
     ExitCode, Progress,
@@ -35,7 +39,8 @@ use crate::{
     source::open_source,
 };
 use commit::OutputCommitter;
-use plan::{Copied, Heads, Plan, plan};
+use plan::{Copied, Heads, Plan, PlannedModule, plan};
+use report::{module_warnings, peak_resident_bytes, scheme_text};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 8 << 20;
@@ -62,6 +67,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     };
     let recipe = Some(recipe(&options.recipe)?);
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() })?;
+    lifecycle.state.min_expert_tokens = options.expert_calibration().min_tokens();
     let needs = lifecycle.modifiers().iter().map(|it| it.modifier().needs_data());
     let choice = choose_pipeline(needs, options.pipeline.as_deref()).map_err(|error| ErrorKind::Option {
         option: "--pipeline",
@@ -92,7 +98,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     warnings.iter().for_each(|it| progress.warn(it));
     let fingerprints = IndexMap::from([
         ("source".to_owned(), source.fingerprint().to_owned()),
-        ("recipe".to_owned(), blake3::hash(lifecycle.recipe.yaml().as_bytes()).to_hex().to_string()),
+        ("recipe".to_owned(), recipe_hash(&lifecycle)),
         ("data".to_owned(), data.as_ref().map_or_else(String::new, |it| it.fingerprint.clone())),
         ("settings".to_owned(), settings(options, dtype, pipeline)),
         ("numerics profile".to_owned(), engine.profile.isa().name().to_owned()),
@@ -115,18 +121,28 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     })?;
     let threads = threads(options.threads);
     let mut report = OneshotReport {
-        status: RunStatus::AlreadyDone,
+        status: RunStatus::Done,
         output: options.output.clone(),
+        inputs: Inputs {
+            model: options.model.clone(),
+            shards: source.shards().iter().map(|it| (it.file_name.clone(), it.file_bytes)).collect(),
+            source_hash: source.fingerprint().to_owned(),
+            data: data.as_ref().and_then(|_| options.data.dataset.clone()),
+            data_hash: data.as_ref().map(|it| it.fingerprint.clone()),
+            recipe_hash: recipe_hash(&lifecycle),
+            recipe: lifecycle.recipe.yaml(),
+        },
         modifiers: lifecycle.modifiers().iter().map(|it| it.modifier().type_name().to_owned()).collect(),
-        pipeline: pipeline.name(),
-        partition: options.partition.name(),
+        pipeline: pipeline.name().to_owned(),
+        partition: options.partition.name().to_owned(),
         dtype: dtype.to_string(),
         n_samples: data.as_ref().map_or(0, |it| it.n_samples),
         n_tokens: data.as_ref().map_or(0, |it| it.n_tokens),
-        quantized: quantized(&plan),
+        experts: options.expert_calibration().text(),
+        modules: Vec::new(),
         rewritten: plan.modules.values().flat_map(|it| &it.dense).map(|it| it.name.clone()).collect(),
         transformed: transformed(&lifecycle)?,
-        modules: Vec::new(),
+        said: Vec::new(),
         n_copied_tensors: plan.copied.len(),
         warnings,
         input_bytes: source.tensors().map(|it| it.n_bytes()).sum(),
@@ -135,17 +151,24 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         phases: IndexMap::new(),
         seconds: 0.0,
         peak_bytes: 0,
+        peak_resident_bytes: None,
         threads,
+        verification: None,
         fingerprints: Value::Null,
     };
-    let Opened::Work(writer) = opened else { return Ok(report) };
+    let Opened::Work(writer) = opened else {
+        // The report that is there knows what became of the modules.
+        let mut report = OneshotReport::of(&options.output)?;
+        ending::verify_once(&mut report, options, progress)?;
+        return Ok(OneshotReport { status: RunStatus::AlreadyDone, ..report });
+    };
     for unit in &writer.resumed().damaged {
         progress.warn(&format!("`{unit}` was damaged since it was written; it is done again"));
     }
     report.n_resumed = writer.resumed().done.len();
-    report.phases.insert("setup", begin.elapsed().as_secs_f64());
+    report.phases.insert("setup".to_owned(), begin.elapsed().as_secs_f64());
     let pool = Budget { threads, slab_bytes: 0 }.thread_pool()?;
-    progress.begin("compressing", plan.modules.values().map(plan::PlannedModule::input_bytes).sum());
+    progress.begin("compressing", plan.modules.values().map(PlannedModule::input_bytes).sum());
     let outcome = pool.install(|| {
         let mut committer = OutputCommitter::new(&plan.modules, &writer, progress, &options.interrupt);
         let times = match (run, data) {
@@ -157,22 +180,27 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
             (Run::DataFree(it), _) => it.run(&mut lifecycle, &mut committer)?,
         };
         lifecycle.finalize()?;
-        Ok((times, committer.said))
+        Ok((times, committer.told))
     });
     progress.end();
-    let (times, said) = match outcome {
+    let (times, told) = match outcome {
         Ok(it) => it,
         Err(error) => return Err(give_up(error, *writer)),
     };
-    report.phases.extend(times.by_name());
-    report.modules = said;
+    report.phases.extend(times.by_name().map(|(name, seconds)| (name.to_owned(), seconds)));
+    report.modules = module_reports(&plan, &lifecycle, &told.records);
+    report.said = told.said;
+    for warning in module_warnings(&report.modules) {
+        progress.warn(&warning);
+        report.warnings.push(warning);
+    }
     let copying = Instant::now();
     copy(&source, &plan, &writer, options)?;
-    report.phases.insert("copy", copying.elapsed().as_secs_f64());
+    report.phases.insert("copy".to_owned(), copying.elapsed().as_secs_f64());
     source.check_unchanged()?;
-    report.status = RunStatus::Done;
     report.seconds = begin.elapsed().as_secs_f64();
     report.peak_bytes = engine.budget.peak_bytes();
+    report.peak_resident_bytes = peak_resident_bytes();
     report.fingerprints = writer.fingerprint_record();
     let recipe = recipe_text(&source, &lifecycle)?;
     writer.finish(&Finish {
@@ -184,11 +212,13 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
             .collect(),
         generated: vec![
             Generated { name: "recipe.yaml".to_owned(), bytes: recipe.into_bytes() },
-            Generated { name: "report.json".to_owned(), bytes: serde_json::to_vec_pretty(&report).unwrap_or_default() },
+            Generated { name: "report.json".to_owned(), bytes: report.json() },
+            Generated { name: "report.html".to_owned(), bytes: page::render(&report)?.into_bytes() },
         ],
         index: IndexRule::WhenSharded,
         config: Some(model_config(&source, &plan)),
     })?;
+    ending::verify_once(&mut report, options, progress)?;
     Ok(report)
 }
 
@@ -204,7 +234,10 @@ impl Run {
         if !has_data {
             return Self::DataFree(DataFree { model });
         }
-        let routing = if options.data.moe_calibrate_all_experts { Routing::All } else { Routing::Chosen };
+        let routing = match options.expert_calibration() {
+            ExpertCalibration::All => Routing::All,
+            ExpertCalibration::Routed | ExpertCalibration::RoutedThenFallback { .. } => Routing::Chosen,
+        };
         let (engine, partition) = (engine.clone(), options.partition);
         Self::Sequential(Sequential {
             model,
@@ -245,22 +278,33 @@ fn refuse_compressed(source: &Source) -> Result<()> {
 
 /// What decides the bytes beside source, recipe and data.
 fn settings(options: &OneshotOptions, dtype: DType, pipeline: PipelineKind) -> String {
-    let OneshotOptions { partition, data, .. } = options;
-    format!(
-        "dtype {dtype}, partition {}, pipeline {}, all experts {}",
-        partition.name(),
-        pipeline.name(),
-        data.moe_calibrate_all_experts
-    )
+    let (partition, experts) = (options.partition.name(), options.expert_calibration().text());
+    format!("dtype {dtype}, partition {partition}, pipeline {}, experts {experts}", pipeline.name())
 }
 
-fn quantized(plan: &Plan) -> Vec<QuantizedWeight> {
-    let one = |it: &plan::PlannedModule| {
+/// Every module whose weight is compressed, with what modifiers told of it.
+fn module_reports(
+    plan: &Plan,
+    lifecycle: &CompressionLifecycle,
+    records: &HashMap<String, ModuleRecord>,
+) -> Vec<ModuleReport> {
+    let one = |it: &PlannedModule| {
         let weight = it.weight.as_ref()?;
-        let (format, shape) = (weight.format.name(), [weight.rows, weight.cols]);
-        Some(QuantizedWeight { module: it.name.clone(), format, shape })
+        let unknown = || ModuleRecord { module: it.name.clone(), ..ModuleRecord::default() };
+        Some(ModuleReport {
+            record: records.get(&it.name).cloned().unwrap_or_else(unknown),
+            scheme: lifecycle.state.schemes.get(&it.name).map(scheme_text).unwrap_or_default(),
+            format: weight.format.name().to_owned(),
+            shape: [weight.rows, weight.cols],
+            input_bytes: weight.dense_bytes(),
+            output_bytes: weight.outputs().chain(it.scales.iter().cloned()).filter_map(|it| it.n_bytes()).sum(),
+        })
     };
     plan.modules.values().filter_map(one).collect()
+}
+
+fn recipe_hash(lifecycle: &CompressionLifecycle) -> String {
+    blake3::hash(lifecycle.recipe.yaml().as_bytes()).to_hex().to_string()
 }
 
 /// Modules that something else than a quantizer writes to, so that they are no approximation of the source's.

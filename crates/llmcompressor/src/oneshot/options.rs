@@ -20,6 +20,53 @@ pub enum RecipeSource {
     Scheme(String),
 }
 
+/// On which tokens experts are calibrated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExpertCalibration {
+    /// Every expert on all tokens, whatever its router chose.
+    #[default]
+    All,
+    /// Each on those that its router chose; without any, it is rounded to nearest.
+    Routed,
+    /// Each on those that its router chose; with fewer than a least number, it is rounded to nearest.
+    RoutedThenFallback {
+        /// The least number.
+        min_tokens: u64,
+    },
+}
+
+impl ExpertCalibration {
+    /// The least number of tokens by default.
+    pub const DEFAULT_MIN_TOKENS: u64 = 64;
+
+    /// Tokens without which an expert's statistics are not used.
+    pub(super) fn min_tokens(self) -> u64 {
+        match self {
+            Self::RoutedThenFallback { min_tokens } => min_tokens,
+            Self::All | Self::Routed => 0,
+        }
+    }
+
+    /// The policy in words, as fingerprints and reports have it.
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::All => "all".to_owned(),
+            Self::Routed => "routed".to_owned(),
+            Self::RoutedThenFallback { min_tokens } => format!("routed_then_fallback below {min_tokens} tokens"),
+        }
+    }
+}
+
+/// What happens to an output that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FinalCheck {
+    /// It is verified against its source.
+    #[default]
+    Verify,
+    /// Nothing.
+    Skip,
+}
+
 /// What `oneshot` is asked to do.
 #[derive(Clone, Debug)]
 pub struct OneshotOptions {
@@ -31,6 +78,8 @@ pub struct OneshotOptions {
     pub recipe: RecipeSource,
     /// Which data calibrates, and how it becomes batches.
     pub data: DatasetArguments,
+    /// On which tokens experts are calibrated; `moe_calibrate_all_experts: false` of the data's arguments says `Routed` too.
+    pub experts: ExpertCalibration,
     /// The type to compute in.
     pub compute: Compute,
     /// Where waves begin.
@@ -49,6 +98,8 @@ pub struct OneshotOptions {
     pub existing: Existing,
     /// Whether `.py` files of the source are copied.
     pub remote_code: Tolerance,
+    /// What happens to the output in the end.
+    pub final_check: FinalCheck,
     /// A request to stop.
     pub interrupt: Interrupt,
 }
@@ -64,6 +115,7 @@ impl OneshotOptions {
             output: output.into(),
             recipe,
             data: DatasetArguments::default(),
+            experts: ExpertCalibration::default(),
             compute: Compute::Auto,
             partition: Partition::default(),
             pipeline: None,
@@ -73,7 +125,15 @@ impl OneshotOptions {
             max_shard_bytes: Self::DEFAULT_SHARD_BYTES,
             existing: Existing::Resume,
             remote_code: Tolerance::Allow,
+            final_check: FinalCheck::default(),
             interrupt: Interrupt::default(),
+        }
+    }
+    /// On which tokens experts are calibrated, whichever argument says so.
+    pub(super) fn expert_calibration(&self) -> ExpertCalibration {
+        match self.experts {
+            ExpertCalibration::All if !self.data.moe_calibrate_all_experts => ExpertCalibration::Routed,
+            other => other,
         }
     }
 }

@@ -82,6 +82,9 @@ impl CompressedWeight {
             let array = store.array(&format!("{}.{local}", self.module))?;
             let mut values = vec![0.0; array.elements()];
             read_f32(array.dtype, &array.data, &mut values).context(context())?;
+            if !local.ends_with("zero_point") {
+                check_scales(&self.module, local, &values)?;
+            }
             Ok(Some(values))
         };
         let scales = added("weight_scale")?.ok_or_else(|| ErrorKind::NoScale { module: self.module.clone() })?;
@@ -125,6 +128,20 @@ impl CompressedWeight {
         let decompressed = self.decompressor.decompress_rows(0, self.rows, &rows, self.float.dtype(), &mut dense);
         decompressed.context(format!("module `{}`", self.module))?;
         Ok(dense)
+    }
+}
+
+/// Refuses scales that no engine could divide by.
+///
+/// # Errors
+/// `BadScale`, with the first.
+pub(super) fn check_scales(module: &str, tensor: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|it| !it.is_finite() || *it == 0.0) {
+        None => Ok(()),
+        Some(position) => {
+            let (module, tensor, value) = (module.to_owned(), tensor.to_owned(), values[position]);
+            Err(ErrorKind::BadScale { module, tensor, position, value }.into())
+        }
     }
 }
 
@@ -173,4 +190,21 @@ pub(super) fn scale_outputs(base: &str, args: &QuantizationArgs, dtype: DType) -
         push("zero_point", Arithmetic::of(args).context("zero point")?.zp_dtype);
     }
     Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_scale_that_is_zero_or_not_finite_is_refused_with_its_module_and_place() {
+        check_scales("model.layers.0.mlp.up_proj", "weight_scale", &[0.5, -1.0]).unwrap();
+        for value in [0.0, f32::NAN, f32::INFINITY] {
+            let error = check_scales("model.layers.0.mlp.up_proj", "weight_scale", &[0.5, value]).unwrap_err();
+            let ErrorKind::BadScale { module, tensor, position: 1, .. } = error.kind() else { panic!("{error}") };
+            assert_eq!((module.as_str(), tensor.as_str()), ("model.layers.0.mlp.up_proj", "weight_scale"));
+            assert_eq!(error.exit_code(), crate::ExitCode::BadInput);
+        }
+    }
 }

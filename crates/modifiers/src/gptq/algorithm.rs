@@ -22,6 +22,9 @@ use crate::{
 /// Rows that are swept in one call, which bounds the memory beside the weights.
 const SLAB_ROWS: usize = 2048;
 
+/// Rows whose energy is computed in one part.
+const ENERGY_ROWS: usize = 32;
+
 /// Second moments of a layer's inputs: `sum_t x_t x_t^T`, upper triangle, f32, with the counts that scale it.
 ///
 /// Neither the count nor the reference's factor 2 changes what GPTQ writes, for damping is relative; they scale the loss.
@@ -109,11 +112,44 @@ impl Hessian {
         self.n_tokens
     }
 
+    /// `sum_t (W x_t)^2` over rows of a weight (R, N): the sum of squares that they put out on all tokens.
+    pub fn energy(&self, rows: &[f32]) -> f64 {
+        let N = self.cols;
+        if N == 0 {
+            return 0.0;
+        }
+        let part = |rows: &[f32]| -> f64 {
+            let mut total = 0.0;
+            for (i, moments) in self.sum.chunks_exact(N).enumerate() {
+                for row in rows.chunks_exact(N) {
+                    let beyond = dot(&moments[i + 1..], &row[i + 1..]);
+                    total += f64::from(row[i]) * (f64::from(moments[i]) * f64::from(row[i]) + 2.0 * beyond);
+                }
+            }
+            total
+        };
+        // Parts are summed in order, so that threads do not change the figure.
+        let parts: Vec<f64> = rows.par_chunks(ENERGY_ROWS * N).map(part).collect();
+        // Rounding may put a form of a singular matrix below 0.
+        parts.into_iter().sum::<f64>().max(0.0)
+    }
+
     /// `2 sum / n`, the reference's normalized element.
     fn element(&self, i: usize, j: usize) -> f32 {
         let (i, j) = if i <= j { (i, j) } else { (j, i) };
         2.0 * self.sum[i * self.cols + j] / self.n_samples.max(1) as f32
     }
+}
+
+/// Sum of products, in 16 partial sums.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = [0.0f32; 16];
+    let (a_parts, b_parts) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest: f32 = a_parts.remainder().iter().zip(b_parts.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_parts.zip(b_parts) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    f64::from(sums.iter().sum::<f32>() + rest)
 }
 
 /// In which order columns are visited.
@@ -131,15 +167,17 @@ pub enum Order {
 pub struct Escalation {
     /// The damping of each attempt is that of the one before times this.
     pub growth: f32,
+    /// And at least this.
+    pub least: f32,
     /// Further attempts before rounding to nearest.
     pub attempts: u32,
 }
 
 impl Escalation {
     /// Up to a thousand times the damping asked for.
-    pub const DEFAULT: Self = Self { growth: 10.0, attempts: 3 };
+    pub const DEFAULT: Self = Self { growth: 10.0, least: 0.001, attempts: 3 };
     /// Round to nearest at once, as the reference does.
-    pub const NONE: Self = Self { growth: 1.0, attempts: 0 };
+    pub const NONE: Self = Self { growth: 1.0, least: 0.0, attempts: 0 };
 }
 
 /// How the diagonal is raised.
@@ -256,7 +294,8 @@ pub fn factorize(profile: Profile, hessian: &Hessian, order: Order, damping: &Da
         if result.attempts > damping.escalation.attempts {
             return Ok(result);
         }
-        result.dampening_frac *= damping.escalation.growth;
+        // What is 0 does not grow.
+        result.dampening_frac = (result.dampening_frac * damping.escalation.growth).max(damping.escalation.least);
     }
 }
 

@@ -1,6 +1,6 @@
 //! When second moments are gathered and weights rounded.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use compressed_tensors::DType;
 use indexmap::IndexMap;
@@ -17,10 +17,14 @@ use super::{
 use crate::{
     quantization::{
         config::take_settings,
+        record::{Energy, ModuleRecord, distances},
         targets::{Observed, Targets},
     },
     smoothquant::mappings::parent,
 };
+
+/// Part of the names of experts' linears.
+const EXPERTS: &str = ".experts.";
 
 /// Rounds weights so that the outputs of their layers change least.
 #[derive(Debug)]
@@ -180,7 +184,8 @@ impl GptqModifier {
         &mut self,
         model: &mut dyn ModuleStore,
         factored: &Factored,
-        tokens: u64,
+        hessian: &Hessian,
+        begin: Instant,
         weights: &mut [Observed],
     ) -> Result<()> {
         let mut consumers = Vec::with_capacity(weights.len());
@@ -193,8 +198,15 @@ impl GptqModifier {
         }
         let losses = quantize(self.profile, factored, &mut consumers)?;
         drop(consumers);
+        let n_elements: usize = weights.iter().map(|it| it.weight.len()).sum();
+        let seconds_of_all = begin.elapsed().as_secs_f64();
+        let energy = |rows: &[f32]| hessian.energy(rows);
+        let has_seen = hessian.n_tokens() > 0;
         for (observed, quantized) in weights.iter().zip(losses) {
+            let begin = Instant::now();
             let (name, target) = (&observed.name, &self.targets.modules()[&observed.name]);
+            let energy: Option<Energy<'_>> = if has_seen { Some(&energy) } else { None };
+            let (weight, output) = distances(model, name, target, &observed.weight, energy)?;
             model.write_rows(&format!("{name}.weight"), 0..target.rows, &observed.weight)?;
             if let Some(qparams) = &observed.qparams {
                 self.targets.write_weight(model, name, qparams)?;
@@ -206,15 +218,20 @@ impl GptqModifier {
                 Fallback::Tokens { .. } => "too few tokens",
                 Fallback::NotPositiveDefinite { .. } => "not positive definite",
             });
-            self.report.push(json!({
-                "module": name,
-                "loss": quantized.loss,
-                "tokens": tokens,
-                "dampening_frac": factored.dampening_frac,
-                "attempts": factored.attempts,
-                "dead_columns": factored.dead.len(),
-                "fallback": fallback,
-            }));
+            let share = observed.weight.len() as f64 / n_elements.max(1) as f64;
+            let record = ModuleRecord {
+                module: name.clone(),
+                tokens: Some(hessian.n_tokens()),
+                loss: Some(quantized.loss),
+                weight: Some(weight),
+                output,
+                dampening_frac: Some(factored.dampening_frac),
+                attempts: Some(factored.attempts),
+                dead_columns: Some(factored.dead.len()),
+                fallback: fallback.map(str::to_owned),
+                seconds: seconds_of_all * share + begin.elapsed().as_secs_f64(),
+            };
+            self.report.push(record.value());
         }
         Ok(())
     }
@@ -309,6 +326,7 @@ impl Modifier for GptqModifier {
 
     fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
         let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
+        let min_expert_tokens = state.min_expert_tokens;
         let model = state.model_mut()?;
         self.last = None;
         self.values = Vec::new();
@@ -323,6 +341,8 @@ impl Modifier for GptqModifier {
                 if let Some(qparams) = &observed.qparams {
                     self.targets.write_weight(model, &observed.name, qparams)?;
                 }
+                let record = self.targets.nearest(model, observed)?;
+                self.report.push(record.value());
                 continue;
             }
             let order = self.config.order(args).map_err(|e| e.at(&observed.name))?;
@@ -332,18 +352,24 @@ impl Modifier for GptqModifier {
                 Some(_) => stacks.entry((input, order == Order::Diagonal)).or_default().push(observed),
                 None => {
                     let nearest = Factored::nearest(target.cols, 0);
-                    self.sweep(model, &nearest, 0, &mut [observed])?;
+                    let unseen = Hessian::new(0);
+                    self.sweep(model, &nearest, &unseen, Instant::now(), &mut [observed])?;
                 }
             }
         }
         for ((input, by_diagonal), mut weights) in stacks {
             let Some(input) = input else { continue };
             let order = if by_diagonal { Order::Diagonal } else { Order::Stored };
-            let hessian = &self.inputs[input].hessian;
+            let begin = Instant::now();
+            let hessian = std::mem::replace(&mut self.inputs[input].hessian, Hessian::new(0));
             let name = weights.first().map_or("", |it| &it.name).to_owned();
-            let factored = factorize(self.profile, hessian, order, &self.config.damping()).map_err(|e| e.at(name))?;
-            let tokens = hessian.n_tokens();
-            self.sweep(model, &factored, tokens, &mut weights)?;
+            let mut damping = self.config.damping();
+            if name.contains(EXPERTS) {
+                damping.min_tokens = damping.min_tokens.max(min_expert_tokens);
+            }
+            let factored = factorize(self.profile, &hessian, order, &damping).map_err(|e| e.at(name))?;
+            self.sweep(model, &factored, &hessian, begin, &mut weights)?;
+            self.inputs[input].hessian = hessian;
         }
         if self.input_of.is_empty() {
             self.inputs.clear();

@@ -283,3 +283,24 @@ fn the_sweep_loses_less_than_rounding_to_nearest() {
     };
     assert!(output_error(&swept) < 0.7 * output_error(&nearest));
 }
+
+#[test]
+fn energy_is_the_sum_of_squares_that_rows_put_out() {
+    let (rows, cols, n_tokens) = (37, 21, 50);
+    let x: Vec<f32> = (0..n_tokens * cols).map(|i| ((i * 37 % 23) as f32 - 11.0) / 4.0).collect();
+    let weight: Vec<f32> = (0..rows * cols).map(|i| ((i * 29 % 31) as f32 - 15.0) / 8.0).collect();
+    let mut moments = Hessian::new(cols);
+    moments.accumulate(Profile::detect(), Mat::new(&x, n_tokens, cols).unwrap(), 2).unwrap();
+    let output = |row: &[f32], x: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum::<f64>();
+    let expected: f64 = weight.chunks(cols).flat_map(|row| x.chunks(cols).map(move |x| output(row, x).powi(2))).sum();
+    assert!((moments.energy(&weight) / expected - 1.0).abs() < 1e-5);
+    assert_eq!(Hessian::new(0).energy(&[]), 0.0);
+}
+
+#[test]
+fn a_damping_of_nothing_is_raised_too() {
+    let moments = Hessian::from_sum(4, vec![1.0; 16], 1, 10).unwrap();
+    let damping = Damping { frac: 0.0, ..Damping::default() };
+    let raised = factorize(Profile::detect(), &moments, Order::Stored, &damping).unwrap();
+    assert_eq!((raised.attempts, raised.fallback, raised.dampening_frac), (2, None, 0.001));
+}

@@ -1,12 +1,14 @@
 //! When schemes are attached, activations observed, and scales written.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use lifecycle::{Event, Fields, Modifier, ModuleStore, Result, Sample, Settings, State, Tap, error::Error};
+use serde_json::Value;
 
 use super::{
     config::{QuantizationFields, take_settings},
-    targets::{Divisibility, Targets},
+    record::{ModuleRecord, distances},
+    targets::{Divisibility, Observed, Targets},
 };
 
 /// Gives modules their scales; weights stay as they are until they are packed.
@@ -17,6 +19,7 @@ pub struct QuantizationModifier {
     config: QuantizationFields,
     needs_data: bool,
     targets: Targets,
+    report: Vec<Value>,
 }
 
 impl QuantizationModifier {
@@ -35,7 +38,7 @@ impl QuantizationModifier {
         let config = QuantizationFields::take(&mut rest)?;
         let _: Nothing = super::config::read_fields(rest)?;
         let needs_data = told || config.needs_data()?;
-        Ok(Self { settings, fields: own, config, needs_data, targets: Targets::default() })
+        Ok(Self { settings, fields: own, config, needs_data, targets: Targets::default(), report: Vec::new() })
     }
 }
 
@@ -61,6 +64,25 @@ impl QuantizationFields {
     pub(crate) fn patterns(&self) -> Vec<String> {
         let groups = self.resolve().map(|it| it.config_groups).unwrap_or_default();
         groups.into_values().flat_map(|it| it.targets).collect()
+    }
+}
+
+impl Targets {
+    /// The record of a weight that will be rounded to nearest when it is packed.
+    ///
+    /// # Errors
+    /// Scales that do not fit, a failed read.
+    pub(crate) fn nearest(&mut self, model: &dyn ModuleStore, observed: Observed) -> Result<ModuleRecord> {
+        let Observed { name, mut weight, qparams, .. } = observed;
+        let tokens = self.take_tokens(&name);
+        let mut record = ModuleRecord { tokens, ..ModuleRecord::default() };
+        let target = &self.modules()[&name];
+        if let (Some(args), Some(qparams)) = (&target.scheme.weights, &qparams) {
+            target.weight_spec(args).round_to_nearest(qparams, &mut weight).map_err(|e| e.at(&name))?;
+            record.weight = Some(distances(model, &name, target, &weight, None)?.0);
+        }
+        record.module = name;
+        Ok(record)
     }
 }
 
@@ -97,6 +119,10 @@ impl Modifier for QuantizationModifier {
         Ok(self.config.targets_in(model)?.taps())
     }
 
+    fn take_data(&mut self) -> Option<Value> {
+        (!self.report.is_empty()).then(|| Value::Array(std::mem::take(&mut self.report)))
+    }
+
     fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
         self.targets = self.config.targets_in(state.model()?)?;
         self.targets.publish(state);
@@ -116,10 +142,18 @@ impl Modifier for QuantizationModifier {
         let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
         let model = state.model_mut()?;
         self.targets.write_activations(model, &modules)?;
-        for observed in self.targets.observe_weights(model, &modules)? {
-            if let Some(qparams) = &observed.qparams {
-                self.targets.write_weight(model, &observed.name, qparams)?;
-            }
+        let begin = Instant::now();
+        let observed = self.targets.observe_weights(model, &modules)?;
+        let n_elements: usize = observed.iter().map(|it| it.weight.len()).sum();
+        let seconds_of_all = begin.elapsed().as_secs_f64();
+        for observed in observed {
+            let Some(qparams) = &observed.qparams else { continue };
+            let begin = Instant::now();
+            self.targets.write_weight(model, &observed.name, qparams)?;
+            let share = observed.weight.len() as f64 / n_elements.max(1) as f64;
+            let mut record = self.targets.nearest(model, observed)?;
+            record.seconds = seconds_of_all * share + begin.elapsed().as_secs_f64();
+            self.report.push(record.value());
         }
         Ok(())
     }

@@ -53,6 +53,8 @@ pub struct Targets {
     kv_args: Option<QuantizationArgs>,
     observers: IndexMap<Tap, Observation>,
     idle_ignores: Vec<String>,
+    /// Rows of inputs that were observed, by module.
+    n_tokens: IndexMap<String, u64>,
 }
 
 /// A running range of an activation.
@@ -174,7 +176,16 @@ impl Targets {
     pub fn observe(&mut self, tap: &Tap, sample: &Sample<'_>) -> Result<()> {
         let Some(observation) = self.observers.get_mut(tap) else { return Ok(()) };
         let at = |error: Error| error.at(Place::Module(tap.module.clone()));
-        observation.observe(sample).map_err(at)
+        let rows = observation.observe(sample).map_err(at)?;
+        if tap.point == TapPoint::Input {
+            *self.n_tokens.entry(tap.module.clone()).or_default() += rows as u64;
+        }
+        Ok(())
+    }
+
+    /// Tokens whose inputs were observed in a module, once; none where inputs are not observed.
+    pub fn take_tokens(&mut self, module: &str) -> Option<u64> {
+        self.n_tokens.shift_remove(module)
     }
 
     /// Writes the scales of the activations that were observed in these modules, and forgets the statistics.
@@ -269,11 +280,12 @@ pub struct Observed {
 }
 
 impl Observation {
-    fn observe(&mut self, sample: &Sample<'_>) -> Result<()> {
+    /// Adds a value and says how many rows it has.
+    fn observe(&mut self, sample: &Sample<'_>) -> Result<usize> {
         let (shape, dtype) = (sample.value.shape(), sample.value.dtype());
         let elements: usize = shape.iter().product();
         if elements == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let rows = elements / shape.last().copied().unwrap_or(1);
         self.values.resize(elements, 0.0);
@@ -288,7 +300,7 @@ impl Observation {
             }
         };
         observer.observe(&self.values, &map)?;
-        Ok(())
+        Ok(rows)
     }
 }
 

@@ -245,7 +245,8 @@ impl Modifier for SmoothQuantModifier {
             self.mappings.iter().filter(|it| modules.contains(it.smooth.as_str())).cloned().collect();
         for mapping in &wave {
             if let Some(range) = self.ranges.get(&mapping.smooth).cloned() {
-                self.smooth(model, mapping, &range)?;
+                let at = |error: Error| error.at(Place::Module(mapping.smooth.clone()));
+                self.smooth(model, mapping, &range).map_err(at)?;
             }
         }
         wave.iter().for_each(|it| drop(self.ranges.shift_remove(&it.smooth)));
