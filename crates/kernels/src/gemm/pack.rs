@@ -42,10 +42,9 @@ impl Pack<f32> for f32 {
 
     fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f32]) {
         if strip.k_stride == 1 && strip.lanes >= 8 && profile.isa() != Isa::Portable {
-            let words = |lane: usize, k: usize| strip.data[lane * strip.lane_stride + k..].as_ptr().cast::<u32>();
-            return transpose(strip.lanes, strip.depth, words, width, bytes_of(to), |lane, k| {
-                strip.at(lane, k).to_bits()
-            });
+            let runs = |lane: usize, k: usize| strip.data[lane * strip.lane_stride + k..].as_ptr().cast();
+            let word = |lane: usize, k: usize| strip.at(lane, k).to_bits();
+            return transpose::<WORDS>(strip.lanes, strip.depth, runs, width, bytes_of(to), word);
         }
         plain(strip, width, to);
     }
@@ -64,7 +63,7 @@ impl Pack<f64> for f64 {
 /// Lanes and depth of the patch that is widened at a time; it stays in the first cache.
 const PATCH: (usize, usize) = (32, 64);
 
-/// bf16 and f16 go through a small patch of f32.
+/// Elements go through a small patch of f32.
 fn widen<S: Element>(profile: Profile, strip: Strip<'_, S>, width: usize, to: &mut [f32]) {
     let mut patch = [0.0f32; PATCH.0 * PATCH.1];
     for k in (0..strip.depth).step_by(PATCH.1) {
@@ -98,6 +97,21 @@ impl Pack<f32> for bf16 {
     }
 
     fn pack(profile: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f32]) {
+        if profile.isa() == Isa::Portable || strip.lanes < 8 {
+            return widen(profile, strip, width, to);
+        }
+        if strip.k_stride == 1 {
+            let runs = |lane: usize, k: usize| strip.data[lane * strip.lane_stride + k..].as_ptr().cast();
+            let word = |lane: usize, k: usize| u32::from(strip.at(lane, k).to_bits()) << 16;
+            return transpose::<HALVES>(strip.lanes, strip.depth, runs, width, bytes_of(to), word);
+        }
+        if strip.lane_stride == 1 {
+            for k in 0..strip.depth {
+                let from = &strip.data[k * strip.k_stride..][..strip.lanes];
+                widen_line(from, &mut to[k * width..][..strip.lanes]);
+            }
+            return;
+        }
         widen(profile, strip, width, to);
     }
 }
@@ -123,9 +137,8 @@ impl Pack<Pair> for bf16 {
             u32::from(strip.at(lane, 2 * step).to_bits()) | u32::from(strip.at(lane, 2 * step + 1).to_bits()) << 16
         };
         if strip.k_stride == 1 && strip.lanes >= 8 {
-            let words =
-                |lane: usize, step: usize| strip.data[lane * strip.lane_stride + 2 * step..].as_ptr().cast::<u32>();
-            transpose(strip.lanes, whole, words, width, bytes_of(to), pair);
+            let runs = |lane: usize, step: usize| strip.data[lane * strip.lane_stride + 2 * step..].as_ptr().cast();
+            transpose::<WORDS>(strip.lanes, whole, runs, width, bytes_of(to), pair);
         } else if strip.lane_stride == 1 {
             for step in 0..whole {
                 let even = &strip.data[2 * step * strip.k_stride..][..strip.lanes];
@@ -170,14 +183,20 @@ fn bytes_of<T>(to: &mut [T]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) }
 }
 
-/// `to[k * width + lane] = word at (lane, k)` for `lanes >= 8`, in squares of eight.
+/// Elements of four bytes, moved as they are.
+const WORDS: bool = false;
+/// Elements of two bytes, the upper halves of words whose lower halves are zero: bf16 widened to f32.
+const HALVES: bool = true;
+
+/// `to[k * width + lane] = word at (lane, k)` for `lanes >= 8`, in squares of eight; `runs` finds where a lane's elements from k on
+/// are.
 ///
 /// The last square overlaps the one before it where `lanes` is no multiple of eight.
 #[cfg(target_arch = "x86_64")]
-fn transpose(
+fn transpose<const WIDENS: bool>(
     lanes: usize,
     depth: usize,
-    words: impl Fn(usize, usize) -> *const u32,
+    runs: impl Fn(usize, usize) -> *const u8,
     width: usize,
     to: &mut [u32],
     word: impl Fn(usize, usize) -> u32,
@@ -189,13 +208,13 @@ fn transpose(
         for k in (0..squares).step_by(8) {
             let mut from = [std::ptr::null(); 8];
             for (i, from) in from.iter_mut().enumerate() {
-                *from = words(first + i, k);
+                *from = runs(first + i, k);
             }
             let start = k * width + first;
             let to = &mut to[start..start + 7 * width + 8];
-            // SAFETY: `words` indexed each line's first word, and the squares end within its `depth` words; `to` covers eight
+            // SAFETY: `runs` indexed each line's first element, and the squares end within its `depth` elements; `to` covers eight
             // lines; every profile that calls this has AVX2.
-            unsafe { square(from, to.as_mut_ptr(), width) };
+            unsafe { square::<WIDENS>(from, to.as_mut_ptr(), width) };
         }
         lane += 8;
     }
@@ -207,10 +226,10 @@ fn transpose(
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn transpose(
+fn transpose<const WIDENS: bool>(
     lanes: usize,
     depth: usize,
-    _: impl Fn(usize, usize) -> *const u32,
+    _: impl Fn(usize, usize) -> *const u8,
     width: usize,
     to: &mut [u32],
     word: impl Fn(usize, usize) -> u32,
@@ -222,16 +241,57 @@ fn transpose(
     }
 }
 
-/// Transposes eight lines of eight words.
+/// Eight elements or more; the last eight overlap those before them.
+#[cfg(target_arch = "x86_64")]
+fn widen_line(from: &[bf16], to: &mut [f32]) {
+    let last = from.len() - 8;
+    for start in (0..last).step_by(8).chain([last]) {
+        let (from, to) = (&from[start..start + 8], &mut to[start..start + 8]);
+        // SAFETY: both hold eight elements; every profile that calls this has AVX2.
+        unsafe { store_words(load::<HALVES>(from.as_ptr().cast()), to.as_mut_ptr()) };
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn widen_line(from: &[bf16], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
+}
+
+/// Eight elements as words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load<const WIDENS: bool>(from: *const u8) -> std::arch::x86_64::__m256 {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's pointer covers eight elements.
+    unsafe {
+        if WIDENS {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        } else {
+            _mm256_loadu_ps(from.cast())
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_words(words: std::arch::x86_64::__m256, to: *mut f32) {
+    // SAFETY: the caller's pointer covers eight words.
+    unsafe { std::arch::x86_64::_mm256_storeu_ps(to, words) };
+}
+
+/// Transposes eight lines of eight elements.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn square(from: [*const u32; 8], to: *mut u32, width: usize) {
+unsafe fn square<const WIDENS: bool>(from: [*const u8; 8], to: *mut u32, width: usize) {
     use std::arch::x86_64::*;
     // A closure would be compiled without the vectors of this function.
     let mut r = [_mm256_setzero_ps(); 8];
     for i in 0..8 {
-        // SAFETY: the caller's pointers cover eight words each.
-        r[i] = unsafe { _mm256_loadu_ps(from[i].cast()) };
+        // SAFETY: the caller's pointers cover eight elements each.
+        r[i] = unsafe { load::<WIDENS>(from[i]) };
     }
     let mut t = [_mm256_setzero_ps(); 8];
     for i in 0..4 {
