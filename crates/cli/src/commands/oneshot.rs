@@ -26,6 +26,7 @@ use crate::{
 #[command(after_help = "Examples:
   llmcompressor oneshot ./Llama-3.2-1B --recipe gptq.yaml --data calib.jsonl --seq-len 2048 --out ./Llama-3.2-1B-W4A16
   llmcompressor oneshot ./SmolLM2 --scheme FP8_DYNAMIC --out ./SmolLM2-FP8
+  llmcompressor oneshot ./SmolLM2 --scheme W4A16 --data calib.jsonl --out ./SmolLM2-W4A16
   llmcompressor eval ./Llama-3.2-1B-W4A16 --data eval.jsonl --seq-len 2048")]
 pub(crate) struct Options {
     /// Source: a directory, or a hub id
@@ -34,7 +35,7 @@ pub(crate) struct Options {
     /// Recipe: a YAML or JSON file
     #[arg(long, value_name = "FILE", required_unless_present = "scheme", conflicts_with = "scheme")]
     recipe: Option<PathBuf>,
-    /// Round all linears but the output head to a preset scheme (`llmcompressor list schemes`)
+    /// Compress all linears but the output head to a preset scheme, by the best method known for it (`llmcompressor list schemes`)
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
     /// Calibration data: a file, a folder, or the name of a data set
@@ -129,6 +130,7 @@ enum Dtype {
 }
 
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
+    let is_chosen = options.recipe.is_none();
     let recipe = match (options.recipe, options.scheme) {
         (Some(file), _) => RecipeSource::File(file),
         (None, Some(name)) => RecipeSource::Scheme(name),
@@ -171,7 +173,16 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     let report = oneshot(&job, &Terminal::new(global.verbosity()))?;
     match global.format {
         Format::Json => printer::json(&report)?,
-        Format::Human => printer::line(&report.summary())?,
+        Format::Human => {
+            printer::line(&report.summary())?;
+            if is_chosen {
+                printer::line(&format!(
+                    "  recipe   {}\n\n{}",
+                    report.output.join("recipe.yaml").display(),
+                    report.inputs.recipe.trim_end()
+                ))?;
+            }
+        }
     }
     Ok(if report.is_faulty() { ExitCode::VerificationFailed } else { ExitCode::Done })
 }

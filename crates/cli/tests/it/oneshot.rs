@@ -451,3 +451,40 @@ fn an_embedding_that_is_the_head_too_is_refused_without_calibration() {
     let verdict = run(&["verify", out.to_str().unwrap()]).expect(3).out;
     assert!(verdict.contains("no engine can tie them"), "{verdict}");
 }
+
+#[test]
+fn a_scheme_alone_is_a_recipe_that_gives_the_same_bytes_again() {
+    let cases =
+        [("W8A8", &MODELS[0], &["SmoothQuantModifier", "GPTQModifier"][..]), ("W4A16", &MODELS[2], &["GPTQModifier"])];
+    for (scheme, model, modifiers) in cases {
+        let cell = Cell::new(model, &RECIPES[0], PARTITIONS[0]);
+        let (first, again) = (cell.out("first"), cell.out("again"));
+        let data = cell.data.as_ref().unwrap();
+        let run = |option: &str, value: &Path, out: &Path, threads: &str| {
+            let mut command = command(["oneshot"]);
+            command.arg(&cell.source).arg(option).arg(value).arg("--data").arg(data).arg("--out").arg(out);
+            let ran: Ran = command.args(["--threads", threads]).output().unwrap().into();
+            ran.expect(0).out
+        };
+        let printed = run("--scheme", Path::new(scheme), &first, "1");
+        let recipe = fs::read_to_string(first.join("recipe.yaml")).unwrap();
+        for text in modifiers.iter().chain(&["scale_search", "refine_rounds"]) {
+            assert!(recipe.contains(text) && printed.contains(text), "{text}: {printed}");
+        }
+        let report: Value = serde_json::from_slice(&fs::read(first.join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["modifiers"], json!(modifiers));
+        let modules = report["modules"].as_array().unwrap();
+        let errors: Vec<[f64; 2]> =
+            modules.iter().filter_map(|it| Some([it["refined"][0].as_f64()?, it["refined"][1].as_f64()?])).collect();
+        assert_eq!(errors.len(), modules.len());
+        assert!(errors.iter().all(|it| it[1] < it[0]), "{errors:?}");
+        // A recipe without them is written without them, so that llm-compressor reads it.
+        let plain = cell.out("plain");
+        cell.run(&plain, "").expect(0);
+        let plain = fs::read_to_string(plain.join("recipe.yaml")).unwrap();
+        assert!(!plain.contains("scale_search") && !plain.contains("refine_rounds"), "{plain}");
+        run("--recipe", &first.join("recipe.yaml"), &again, "3");
+        assert_same_contents(&first, &again);
+        assert_eq!(verify(&first, &cell.source)["faults"], json!([]));
+    }
+}

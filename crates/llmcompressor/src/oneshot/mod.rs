@@ -1,5 +1,6 @@
 //! Compresses a model by a recipe: calibration data runs through it, modifiers change it, finished modules are written.
 
+mod best;
 mod commit;
 mod data;
 mod ending;
@@ -38,6 +39,7 @@ use crate::{
     slabs::Budget,
     source::open_source,
 };
+use best::{best_recipe, gains_by_data};
 use commit::OutputCommitter;
 use plan::{Copied, Heads, Plan, PlannedModule, plan};
 use report::{module_warnings, peak_resident_bytes, scheme_text};
@@ -65,7 +67,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         start: Some(-1.0),
         ..StateUpdate::default()
     };
-    let recipe = Some(recipe(&options.recipe)?);
+    let recipe = Some(recipe(options, &model, progress)?);
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() })?;
     lifecycle.state.min_expert_tokens = options.expert_calibration().min_tokens();
     let needs = lifecycle.modifiers().iter().map(|it| it.modifier().needs_data());
@@ -250,19 +252,20 @@ impl Run {
     }
 }
 
-fn recipe(source: &RecipeSource) -> Result<RecipeInput> {
-    Ok(match source {
+fn recipe(options: &OneshotOptions, model: &Model, progress: &dyn Progress) -> Result<RecipeInput> {
+    Ok(match &options.recipe {
         RecipeSource::File(path) => {
             std::fs::metadata(path).map_err(|source| ErrorKind::File { path: path.clone(), source })?;
             RecipeInput::File(path.clone())
         }
         RecipeSource::Text(text) => RecipeInput::Text(text.clone()),
-        RecipeSource::Scheme(name) => RecipeInput::Text(
-            serde_json::json!({"quant_stage": {"quant_modifiers": {"QuantizationModifier": {
-                "targets": ["Linear"], "ignore": ["lm_head"], "scheme": name,
-            }}}})
-            .to_string(),
-        ),
+        RecipeSource::Scheme(name) => {
+            let has_data = options.data.is_dataset_provided();
+            if !has_data && gains_by_data(name) {
+                progress.warn("without --data weights are rounded to nearest, with it GPTQ would lose less");
+            }
+            RecipeInput::Text(best_recipe(name, model.tree().class(model.tree().root()), has_data))
+        }
     })
 }
 

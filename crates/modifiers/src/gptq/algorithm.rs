@@ -134,6 +134,21 @@ impl Hessian {
         parts.into_iter().sum::<f64>().max(0.0)
     }
 
+    /// The number of columns and the whole matrix `(N, N)`, its diagonal raised by a share of its mean; an element of 0 there
+    /// counts as 1.
+    pub(crate) fn damped(&self, dampening_frac: f32) -> (usize, Vec<f32>) {
+        let N = self.cols;
+        let mut diagonal: Vec<f32> = (0..N).map(|i| self.element(i, i)).collect();
+        diagonal.iter_mut().filter(|it| **it == 0.0).for_each(|it| *it = 1.0);
+        let mean = (diagonal.iter().map(|&it| f64::from(it)).sum::<f64>() / N.max(1) as f64) as f32;
+        let mut H = vec![0.0f32; N * N];
+        H.par_chunks_mut(N.max(1)).enumerate().for_each(|(i, row)| {
+            row.iter_mut().enumerate().for_each(|(j, it)| *it = self.element(i, j));
+            row[i] = diagonal[i] + dampening_frac * mean;
+        });
+        (N, H)
+    }
+
     /// `2 sum / n`, the reference's normalized element.
     fn element(&self, i: usize, j: usize) -> f32 {
         let (i, j) = if i <= j { (i, j) } else { (j, i) };

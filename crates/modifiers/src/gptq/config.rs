@@ -14,6 +14,9 @@ use crate::{
     quantization::config::{BASE_FIELDS, FIELDS as SCHEME_FIELDS, QuantizationFields, read_fields, refuse},
 };
 
+/// More rounds of refinement than this change nothing any more.
+const MOST_ROUNDS: u32 = 100;
+
 /// The fields of `GPTQModifier`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GptqFields {
@@ -23,8 +26,21 @@ pub struct GptqFields {
     pub block_size: u32,
     /// Share of the mean diagonal that is added to it.
     pub dampening_frac: f32,
+    /// How the scales come about that the columns are rounded by.
+    pub scale_search: ScaleSearch,
+    /// Times that codes and scales are moved after the sweep.
+    pub refine_rounds: u32,
     /// Order of columns; static where the recipe does not say, none where it says null.
     pub actorder: Option<ActivationOrdering>,
+}
+
+/// How the scales of a weight come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleSearch {
+    /// From the observer, as in the reference.
+    Observer,
+    /// Of shrunk ranges the one whose rounding costs least, an error weighted by the second moment of its column.
+    Moments,
 }
 
 /// The fields beside those of the scheme, as written.
@@ -34,12 +50,21 @@ struct Written {
     block_size: i64,
     dampening_frac: f64,
     actorder: Option<String>,
+    scale_search: Option<String>,
+    refine_rounds: Option<i64>,
     batched_quantization: Option<Value>,
 }
 
 impl Default for Written {
     fn default() -> Self {
-        Self { block_size: 128, dampening_frac: 0.01, actorder: None, batched_quantization: None }
+        Self {
+            block_size: 128,
+            dampening_frac: 0.01,
+            actorder: None,
+            scale_search: None,
+            refine_rounds: None,
+            batched_quantization: None,
+        }
     }
 }
 
@@ -76,8 +101,17 @@ impl GptqFields {
             Some("weight") => Some(ActivationOrdering::Weight),
             Some(other) => return Err(refuse("actorder", other, "static, weight or null")),
         };
+        let scale_search = match written.scale_search.as_deref() {
+            None => ScaleSearch::Observer,
+            Some("moments") => ScaleSearch::Moments,
+            Some(other) => return Err(refuse("scale_search", other, "moments or null")),
+        };
+        let rounds = written.refine_rounds.unwrap_or(0);
+        let refine_rounds = u32::try_from(rounds).ok().filter(|it| *it <= MOST_ROUNDS);
+        let refine_rounds = refine_rounds
+            .ok_or_else(|| refuse("refine_rounds", &rounds.to_string(), "a number from 0 to 100, or null"))?;
         quantization.resolve()?;
-        Ok(Self { quantization, block_size, dampening_frac: frac as f32, actorder })
+        Ok(Self { quantization, scale_search, refine_rounds, block_size, dampening_frac: frac as f32, actorder })
     }
 
     /// The order of a weight's columns. `static` and `weight` are one and the same.
@@ -101,8 +135,8 @@ impl GptqFields {
     }
 }
 
-const fn all() -> [FieldSpec; 20] {
-    let mut fields = [BASE_FIELDS[0]; 20];
+const fn all() -> [FieldSpec; 22] {
+    let mut fields = [BASE_FIELDS[0]; 22];
     let mut at = 0;
     while at < 16 {
         fields[at] = if at < 10 { SCHEME_FIELDS[at] } else { BASE_FIELDS[at - 10] };
@@ -133,8 +167,20 @@ const fn all() -> [FieldSpec; 20] {
         default: Some("\"auto\""),
         doc: "Modules that are quantized at once; read, and without effect on the result.",
     };
+    fields[20] = FieldSpec {
+        name: "scale_search",
+        kind: FieldKind::Text,
+        default: Some("null"),
+        doc: "Not in llm-compressor. `moments`: of shrunk ranges the one whose rounding costs least, weighted by second moments.",
+    };
+    fields[21] = FieldSpec {
+        name: "refine_rounds",
+        kind: FieldKind::Int,
+        default: Some("null"),
+        doc: "Not in llm-compressor. Times that codes and scales are moved to where the outputs' error is least.",
+    };
     fields
 }
 
 /// What recipes may say.
-pub const FIELDS: [FieldSpec; 20] = all();
+pub const FIELDS: [FieldSpec; 22] = all();

@@ -6,6 +6,7 @@
 pub mod algorithm;
 pub mod config;
 mod modifier;
+mod refine;
 
 pub use algorithm::{
     Consumer, Damping, Escalation, Factored, Fallback, Hessian, Order, Quantized, factorize, quantize,

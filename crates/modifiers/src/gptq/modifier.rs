@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::{
     algorithm::{Consumer, Factored, Fallback, Hessian, Order, factorize, quantize},
-    config::GptqFields,
+    config::{GptqFields, ScaleSearch},
+    refine::{Objective, refine, search_scales},
 };
 use crate::{
     quantization::{
@@ -188,6 +189,22 @@ impl GptqModifier {
         begin: Instant,
         weights: &mut [Observed],
     ) -> Result<()> {
+        let is_bettered = self.config.refine_rounds > 0 || self.config.scale_search == ScaleSearch::Moments;
+        let objective =
+            (is_bettered && factored.fallback.is_none()).then(|| Objective::new(hessian, factored.dampening_frac));
+        let objective = objective.as_ref();
+        if let (ScaleSearch::Moments, Some(objective)) = (self.config.scale_search, objective) {
+            let costs = objective.costs();
+            for Observed { name, weight, qparams, .. } in weights.iter_mut() {
+                let target = &self.targets.modules()[name.as_str()];
+                if let (Some(args), Some(qparams)) = (&target.scheme.weights, qparams) {
+                    search_scales(&target.weight_spec(args), &costs, weight, qparams)?;
+                }
+            }
+        }
+        let rounds = self.config.refine_rounds;
+        let refined = objective.filter(|_| rounds > 0);
+        let before: Vec<Vec<f32>> = refined.iter().flat_map(|_| weights.iter().map(|it| it.weight.clone())).collect();
         let mut consumers = Vec::with_capacity(weights.len());
         for observed in weights.iter_mut() {
             let target = &self.targets.modules()[&observed.name];
@@ -198,11 +215,21 @@ impl GptqModifier {
         }
         let losses = quantize(self.profile, factored, &mut consumers)?;
         drop(consumers);
+        let mut errors = vec![None; weights.len()];
+        if let Some(objective) = refined {
+            for (idx, Observed { name, weight, qparams, .. }) in weights.iter_mut().enumerate() {
+                let target = &self.targets.modules()[name.as_str()];
+                if let (Some(args), Some(qparams)) = (&target.scheme.weights, qparams) {
+                    let spec = target.weight_spec(args);
+                    errors[idx] = Some(refine(&spec, objective, rounds, &before[idx], weight, qparams)?);
+                }
+            }
+        }
         let n_elements: usize = weights.iter().map(|it| it.weight.len()).sum();
         let seconds_of_all = begin.elapsed().as_secs_f64();
         let energy = |rows: &[f32]| hessian.energy(rows);
         let has_seen = hessian.n_tokens() > 0;
-        for (observed, quantized) in weights.iter().zip(losses) {
+        for ((observed, quantized), refined) in weights.iter().zip(losses).zip(errors) {
             let begin = Instant::now();
             let (name, target) = (&observed.name, &self.targets.modules()[&observed.name]);
             let energy: Option<Energy<'_>> = if has_seen { Some(&energy) } else { None };
@@ -229,6 +256,7 @@ impl GptqModifier {
                 attempts: Some(factored.attempts),
                 dead_columns: Some(factored.dead.len()),
                 fallback: fallback.map(str::to_owned),
+                refined,
                 seconds: seconds_of_all * share + begin.elapsed().as_secs_f64(),
             };
             self.report.push(record.value());

@@ -8,7 +8,10 @@ use compressed_tensors::{
 };
 use kernels::{Mat, Profile};
 
-use super::*;
+use super::{
+    refine::{Objective, refine, search_scales},
+    *,
+};
 use crate::{
     ErrorKind,
     goldens::{Case, cases, relative},
@@ -303,4 +306,74 @@ fn a_damping_of_nothing_is_raised_too() {
     let damping = Damping { frac: 0.0, ..Damping::default() };
     let raised = factorize(Profile::detect(), &moments, Order::Stored, &damping).unwrap();
     assert_eq!((raised.attempts, raised.fallback, raised.dampening_frac), (2, None, 0.001));
+}
+
+/// Weights and correlated inputs from a seed, and the second moments of the inputs.
+fn scene(seed: u32) -> (Vec<f32>, Hessian) {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let (rows, cols, tokens) = (24, 64, 256);
+    let weight = (0..rows * cols).map(|_| Float::BF16.round(next())).collect();
+    let mut inputs = vec![0.0f32; tokens * cols];
+    for x in inputs.chunks_exact_mut(cols) {
+        let shared = 2.0 * next();
+        x.iter_mut().enumerate().for_each(|(j, it)| *it = shared + next() * (1.0 + j as f32 / 16.0));
+    }
+    let mut hessian = Hessian::new(cols);
+    hessian.accumulate(Profile::detect(), Mat::new(&inputs, tokens, cols).unwrap(), 4).unwrap();
+    (weight, hessian)
+}
+
+#[test]
+fn refining_lowers_the_error_and_stays_on_the_grid() {
+    let (weight, hessian) = scene(3);
+    let symmetric = ArgsBuilder::int(4).strategy(QuantizationStrategy::Group).group_size(16);
+    let asymmetric = ArgsBuilder::int(4).strategy(QuantizationStrategy::Group).group_size(16).asymmetric();
+    for args in [symmetric, asymmetric, ArgsBuilder::int(8).strategy(QuantizationStrategy::Channel)] {
+        let args = args.build().unwrap();
+        let spec = WeightSpec { args: &args, float: Float::BF16, rows: 24, cols: 64 };
+        let objective = Objective::new(&hessian, 0.01);
+        let swept = |qparams: &Qparams| {
+            let mut rounded = weight.clone();
+            let factored = factorize(Profile::detect(), &hessian, Order::Diagonal, &Damping::default()).unwrap();
+            let consumer = Consumer { args: &args, float: Float::BF16, qparams, rows: 24, weight: &mut rounded };
+            let loss = quantize(Profile::detect(), &factored, &mut [consumer]).unwrap()[0].loss;
+            (rounded, loss)
+        };
+        let mut qparams = spec.minmax(&weight, None).unwrap();
+        let (_, loss) = swept(&qparams);
+        search_scales(&spec, &objective.costs(), &weight, &mut qparams).unwrap();
+        let (mut rounded, searched) = swept(&qparams);
+        if args.num_bits == 4 {
+            assert!(searched < loss, "{args:?}: {searched} of {loss}");
+        }
+        let [before, after] = refine(&spec, &objective, 6, &weight, &mut rounded, &mut qparams).unwrap();
+        // GPTQ counts half of what its errors cost, up to what rounding to bf16 adds.
+        assert!((before / (2.0 * searched) - 1.0).abs() < 0.1, "{args:?}: {before} and {searched}");
+        // Among 256 codes a channel is as good as rounded to bf16, which leaves little to gain.
+        let most = if args.num_bits == 4 { 0.98 } else { 1.0 };
+        assert!(after < most * before, "{args:?}: {after} of {before}");
+        // Packing divides in bf16, which tells 16 codes apart and not always 256.
+        if args.num_bits == 4 {
+            let mut read_back = rounded.clone();
+            spec.round_to_nearest(&qparams, &mut read_back).unwrap();
+            assert!(read_back == rounded, "{args:?}: what is packed is not what was chosen");
+        }
+    }
+}
+
+#[test]
+fn weights_without_integer_codes_in_rows_are_not_refined() {
+    let (weight, hessian) = scene(5);
+    let args = ArgsBuilder::float(8).strategy(QuantizationStrategy::Channel).build().unwrap();
+    let spec = WeightSpec { args: &args, float: Float::BF16, rows: 24, cols: 64 };
+    let objective = Objective::new(&hessian, 0.01);
+    let (mut rounded, mut qparams) = (weight.clone(), spec.minmax(&weight, None).unwrap());
+    let before = qparams.clone();
+    search_scales(&spec, &objective.costs(), &weight, &mut qparams).unwrap();
+    assert_eq!(refine(&spec, &objective, 3, &weight, &mut rounded, &mut qparams).unwrap(), [0.0; 2]);
+    assert_eq!((rounded, qparams), (weight, before));
 }

@@ -52,6 +52,9 @@ pub struct ModuleRecord {
     pub dead_columns: Option<usize>,
     /// Why the weight was rounded to nearest instead.
     pub fallback: Option<String>,
+    /// The cost of its rounding before and after refinement, where codes and scales were refined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refined: Option<[f64; 2]>,
     /// Seconds of computing.
     pub seconds: f64,
 }
