@@ -171,7 +171,8 @@ impl Task<'_> {
         for (row, sums) in sums.as_slice().chunks_exact(value_width.max(1)).enumerate() {
             let sum = state.sum[row];
             for (line, x) in line.iter_mut().zip(sums) {
-                *line = if sum > 0.0 { x / sum } else { 0.0 };
+                // Only a sum that is no number is neither zero nor above it: it must be seen behind.
+                *line = if sum == 0.0 { 0.0 } else { x / sum };
             }
             let place = ((self.b * queries + self.first + row) * heads + self.head) * value_dim;
             // SAFETY: this task alone has these queries of this head.

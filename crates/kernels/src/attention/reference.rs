@@ -37,7 +37,7 @@ pub fn attention<T: Element>(profile: Profile, plan: &Attention<'_>, [q, k, v]: 
                 }
                 let out = &mut out[((b * queries + t) * heads + h) * value_dim..][..value_dim];
                 for (out, sum) in out.iter_mut().zip(&row.weighted) {
-                    *out = T::from_f32(if row.sum > 0.0 { sum / row.sum } else { 0.0 });
+                    *out = T::from_f32(if row.sum == 0.0 { 0.0 } else { sum / row.sum });
                 }
             }
         }
@@ -59,11 +59,10 @@ impl Row {
 
     fn add(&mut self, profile: Profile, scores: &[f32], value: impl Fn(usize, usize) -> f32) {
         let max = scores.iter().fold(self.max, |max, &score| if score > max { score } else { max });
-        if max == f32::NEG_INFINITY {
-            return;
-        }
-        let decay = exp(self.max - max);
-        let weights: Vec<f32> = scores.iter().map(|score| exp(score - max)).collect();
+        // Where nothing is visible yet, every weight is e^-inf; one that is no number stays none.
+        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        let decay = exp(self.max - shift);
+        let weights: Vec<f32> = scores.iter().map(|score| exp(score - shift)).collect();
         self.sum = self.sum * decay + crate::rows::lane_sum(&weights, |x| x);
         for (d, weighted) in self.weighted.iter_mut().enumerate() {
             *weighted *= decay;

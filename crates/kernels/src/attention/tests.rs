@@ -147,3 +147,21 @@ fn queries_that_see_no_key_give_zeros_and_shapes_that_do_not_fit_are_refused() {
     let error = attention(profile, &short, [&q, &k, &v], &mut [0.0; 3 * 96]).unwrap_err();
     assert_eq!((error.place(), error.kind()), ("attention: bias", &ErrorKind::Length { found: 11, expected: 12 }));
 }
+
+#[test]
+fn what_is_no_number_is_none_behind_attention_and_touches_its_own_query_alone() {
+    let plan = plan(1, 60, 60, Mask::Causal);
+    let mut inputs = inputs::<f32>(&plan);
+    let clean = run(Profile::detect(), &plan, &inputs);
+    let width = plan.heads * plan.head_dim;
+    inputs[0][7 * width] = f32::NAN;
+    let width = plan.heads * plan.value_dim;
+    for profile in Profile::available() {
+        let found = run(profile, &plan, &inputs);
+        assert!(found[7 * width..7 * width + plan.value_dim].iter().all(|it| it.is_nan()), "{profile:?}");
+        assert!(found.iter().filter(|it| it.is_nan()).count() == plan.value_dim);
+    }
+    let mut want = vec![0.0f32; clean.len()];
+    reference::attention(Profile::detect(), &plan, inputs.each_ref().map(|x| &x[..]), &mut want);
+    assert!(want[7 * width].is_nan() && want[..7 * width] == clean[..7 * width]);
+}
