@@ -183,6 +183,10 @@ fn bytes_of<T>(to: &mut [T]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) }
 }
 
+/// Elements of k that are laid out for all lanes before the next.
+#[cfg(target_arch = "x86_64")]
+const STRETCH: usize = 64;
+
 /// Elements of four bytes, moved as they are.
 const WORDS: bool = false;
 /// Elements of two bytes, the upper halves of words whose lower halves are zero: bf16 widened to f32.
@@ -202,21 +206,23 @@ fn transpose<const WIDENS: bool>(
     word: impl Fn(usize, usize) -> u32,
 ) {
     let squares = depth / 8 * 8;
-    let mut lane = 0;
-    while lane < lanes {
-        let first = lane.min(lanes - 8);
-        for k in (0..squares).step_by(8) {
-            let mut from = [std::ptr::null(); 8];
-            for (i, from) in from.iter_mut().enumerate() {
-                *from = runs(first + i, k);
+    // A stretch of k for all lanes, so that what is written stays in the first cache until its lines are full.
+    for stretch in (0..squares).step_by(STRETCH) {
+        let end = squares.min(stretch + STRETCH);
+        for lane in (0..lanes).step_by(8) {
+            let first = lane.min(lanes - 8);
+            for k in (stretch..end).step_by(8) {
+                let mut from = [std::ptr::null(); 8];
+                for (i, from) in from.iter_mut().enumerate() {
+                    *from = runs(first + i, k);
+                }
+                let start = k * width + first;
+                let to = &mut to[start..start + 7 * width + 8];
+                // SAFETY: `runs` indexed each line's first element, and the squares end within its `depth` elements; `to` covers
+                // eight lines; every profile that calls this has AVX2.
+                unsafe { square::<WIDENS>(from, to.as_mut_ptr(), width) };
             }
-            let start = k * width + first;
-            let to = &mut to[start..start + 7 * width + 8];
-            // SAFETY: `runs` indexed each line's first element, and the squares end within its `depth` elements; `to` covers eight
-            // lines; every profile that calls this has AVX2.
-            unsafe { square::<WIDENS>(from, to.as_mut_ptr(), width) };
         }
-        lane += 8;
     }
     for k in squares..depth {
         for lane in 0..lanes {
