@@ -8,7 +8,7 @@ use compressed_tensors::{
     scales::{Arithmetic, Code},
 };
 use kernels::{
-    Element, Mat, Profile, cholesky,
+    Element, Mat, MatMut, Profile, cholesky, gemm,
     gptq_sweep::{self, Rounding, ScaleType, Sweep},
     syrk,
 };
@@ -21,9 +21,6 @@ use crate::{
 
 /// Rows that are swept in one call, which bounds the memory beside the weights.
 const SLAB_ROWS: usize = 2048;
-
-/// Rows whose energy is computed in one part.
-const ENERGY_ROWS: usize = 32;
 
 /// Second moments of a layer's inputs: `sum_t x_t x_t^T`, upper triangle, f32, with the counts that scale it.
 ///
@@ -46,8 +43,9 @@ impl Hessian {
     ///
     /// # Errors
     /// A sum that is not `cols` by `cols`.
-    pub fn from_sum(cols: usize, sum: Vec<f32>, n_samples: u64, n_tokens: u64) -> Result<Self> {
+    pub fn from_sum(cols: usize, mut sum: Vec<f32>, n_samples: u64, n_tokens: u64) -> Result<Self> {
         check_len("hessian", sum.len(), &[cols, cols])?;
+        sum.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(idx, row)| row[..idx].fill(0.0));
         Ok(Self { cols, sum, n_samples, n_tokens })
     }
 
@@ -97,7 +95,7 @@ impl Hessian {
         self.cols
     }
 
-    /// The sum; elements below the diagonal are not kept.
+    /// The sum; elements below the diagonal are 0.
     pub fn sum(&self) -> &[f32] {
         &self.sum
     }
@@ -112,26 +110,34 @@ impl Hessian {
         self.n_tokens
     }
 
-    /// `sum_t (W x_t)^2` over rows of a weight (R, N): the sum of squares that they put out on all tokens.
-    pub fn energy(&self, rows: &[f32]) -> f64 {
+    /// `sum_t (W x_t)^2` over rows of a weight (R, N): the sum of squares that they put out on all tokens; products in f32, their
+    /// sum in f64.
+    ///
+    /// # Errors
+    /// Rows of another width.
+    pub fn energy(&self, profile: Profile, rows: &[f32]) -> Result<f64> {
         let N = self.cols;
         if N == 0 {
-            return 0.0;
+            return Ok(0.0);
         }
-        let part = |rows: &[f32]| -> f64 {
-            let mut total = 0.0;
-            for (i, moments) in self.sum.chunks_exact(N).enumerate() {
-                for row in rows.chunks_exact(N) {
-                    let beyond = dot(&moments[i + 1..], &row[i + 1..]);
-                    total += f64::from(row[i]) * (f64::from(moments[i]) * f64::from(row[i]) + 2.0 * beyond);
-                }
+        let R = rows.len() / N;
+        let mut products = vec![0.0; rows.len()];
+        gemm::matmul(
+            profile,
+            Mat::new(rows, R, N)?,
+            Mat::new(&self.sum, N, N)?,
+            None,
+            MatMut::new(&mut products, R, N)?,
+        )?;
+        let mut total = 0.0;
+        for (row, products) in rows.chunks_exact(N).zip(products.chunks_exact(N)) {
+            for ((w, product), i) in row.iter().zip(products).zip(0..) {
+                // The triangle has each pair once, and the diagonal once too often when it is doubled.
+                total += f64::from(*w) * (2.0 * f64::from(*product) - f64::from(self.sum[i * N + i]) * f64::from(*w));
             }
-            total
-        };
-        // Parts are summed in order, so that threads do not change the figure.
-        let parts: Vec<f64> = rows.par_chunks(ENERGY_ROWS * N).map(part).collect();
+        }
         // Rounding may put a form of a singular matrix below 0.
-        parts.into_iter().sum::<f64>().max(0.0)
+        Ok(total.max(0.0))
     }
 
     /// The number of columns and the whole matrix `(N, N)`, its diagonal raised by a share of its mean; an element of 0 there
@@ -154,17 +160,6 @@ impl Hessian {
         let (i, j) = if i <= j { (i, j) } else { (j, i) };
         2.0 * self.sum[i * self.cols + j] / self.n_samples.max(1) as f32
     }
-}
-
-/// Sum of products, in 16 partial sums.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0.0f32; 16];
-    let (a_parts, b_parts) = (a.chunks_exact(16), b.chunks_exact(16));
-    let rest: f32 = a_parts.remainder().iter().zip(b_parts.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_parts.zip(b_parts) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    f64::from(sums.iter().sum::<f32>() + rest)
 }
 
 /// In which order columns are visited.

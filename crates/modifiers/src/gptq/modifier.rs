@@ -227,7 +227,7 @@ impl GptqModifier {
         }
         let n_elements: usize = weights.iter().map(|it| it.weight.len()).sum();
         let seconds_of_all = begin.elapsed().as_secs_f64();
-        let energy = |rows: &[f32]| hessian.energy(rows);
+        let energy = |rows: &[f32]| hessian.energy(self.profile, rows).map_err(Error::from);
         let has_seen = hessian.n_tokens() > 0;
         for ((observed, quantized), refined) in weights.iter().zip(losses).zip(errors) {
             let begin = Instant::now();

@@ -1,6 +1,7 @@
 //! What a quantizing modifier says of each module that it rounded, for the report.
 
-use lifecycle::{ModuleStore, Result};
+use lifecycle::{Error, ModuleStore, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -68,7 +69,7 @@ impl ModuleRecord {
 }
 
 /// The sum of squares that rows (R, N) of a weight put out on all tokens seen.
-pub type Energy<'a> = &'a dyn Fn(&[f32]) -> f64;
+pub type Energy<'a> = &'a dyn Fn(&[f32]) -> Result<f64>;
 
 /// Compares `after` (O, N) with the weight that the model still holds, and outputs where `energy` is known.
 ///
@@ -90,20 +91,30 @@ pub fn distances(
         let slab = first..(first + SLAB_ROWS).min(rows);
         before.resize(slab.len() * cols, 0.0);
         model.read_rows(&parameter, slab.clone(), &mut before)?;
-        for (row, before) in slab.zip(before.chunks_exact(cols.max(1))) {
-            let after = &after[row * cols..(row + 1) * cols];
-            let sums = before.iter().zip(after).fold((0.0f64, 0.0f64), |sum, (w, v)| {
-                let (w, d) = (f64::from(*w), f64::from(*w) - f64::from(*v));
-                (sum.0 + w * w, sum.1 + d * d)
-            });
+        let after = &after[slab.start * cols..slab.end * cols];
+        // Sums of rows are added in order, so that threads do not change the figure.
+        let both = before.par_chunks_exact(cols.max(1)).zip(after.par_chunks_exact(cols.max(1)));
+        for sums in both.map(|(before, after)| squares(before, after)).collect::<Vec<_>>() {
             signal += sums.0;
             noise += sums.1;
-            if energy.is_some() && row % step == 0 {
+        }
+        if energy.is_some() {
+            let both = before.chunks_exact(cols.max(1)).zip(after.chunks_exact(cols.max(1)));
+            for (_, (before, after)) in slab.zip(both).filter(|it| it.0.is_multiple_of(step)) {
                 sampled.extend_from_slice(before);
                 differences.extend(before.iter().zip(after).map(|(w, v)| w - v));
             }
         }
     }
-    let output = energy.map(|energy| Distance::of(energy(&sampled), energy(&differences)));
+    let output =
+        energy.map(|energy| Ok::<_, Error>(Distance::of(energy(&sampled)?, energy(&differences)?))).transpose()?;
     Ok((Distance::of(signal, noise), output))
+}
+
+/// Sums of squares of a row, and of what it lacks of `after`.
+fn squares(before: &[f32], after: &[f32]) -> (f64, f64) {
+    before.iter().zip(after).fold((0.0, 0.0), |sum, (w, v)| {
+        let (w, d) = (f64::from(*w), f64::from(*w) - f64::from(*v));
+        (sum.0 + w * w, sum.1 + d * d)
+    })
 }
