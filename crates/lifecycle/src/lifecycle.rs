@@ -222,6 +222,11 @@ impl CompressionLifecycle {
         self.focus = focus;
     }
 
+    /// The modifier that alone hears events and taps, where one was chosen.
+    pub fn focus(&self) -> Option<usize> {
+        self.focus
+    }
+
     /// Updates the state and, the first time, builds and initializes the modifiers.
     ///
     /// Gives what the modifiers report, or `None` for a further call, which only updates the state.

@@ -73,12 +73,24 @@ pub enum ErrorKind {
     #[error(transparent)]
     Data(calibration::Error),
     /// A model that gives no finite likelihood.
-    #[error("row {row} of the data has no finite likelihood at token {token}")]
+    #[error(
+        "row {row} of the data has no finite likelihood at token {token}: the first output that is NaN or infinite is that of `{module}`"
+    )]
     NotANumber {
         /// Index of the row.
         row: usize,
         /// Index of the token.
         token: usize,
+        /// The innermost module whose output is the first that is not finite.
+        module: String,
+    },
+    /// A module that gives no finite numbers for calibration data.
+    #[error("the output of module `{module}` is NaN or infinite in batch {batch} of the calibration data")]
+    NotFinite {
+        /// The innermost module whose output is the first that is not finite.
+        module: String,
+        /// Index of the batch.
+        batch: usize,
     },
     /// A scheme, config or pattern.
     #[error("{context}: {source}")]
@@ -270,7 +282,7 @@ impl Error {
             ErrorKind::File { .. } => ExitCode::Io,
             ErrorKind::Model(error) => model_code(error),
             ErrorKind::Data(error) => data_code(error),
-            ErrorKind::NotANumber { .. } => ExitCode::BadInput,
+            ErrorKind::NotANumber { .. } | ErrorKind::NotFinite { .. } => ExitCode::BadInput,
             ErrorKind::Lifecycle(error) => lifecycle_code(error),
             ErrorKind::Activations { .. } => ExitCode::Io,
             ErrorKind::NoScale { .. } | ErrorKind::BadScale { .. } | ErrorKind::Unplanned { .. } => ExitCode::BadInput,
@@ -295,6 +307,9 @@ impl Error {
                 Some("--ignore it, or let `llmcompressor oneshot` write a head of its own".to_owned())
             }
             ErrorKind::NonFinite { .. } => Some("the checkpoint is damaged; --allow-non-finite quantizes it all the same".to_owned()),
+            ErrorKind::NotANumber { module, .. } | ErrorKind::NotFinite { module, .. } => Some(format!(
+                "look at the weights of `{module}`, and at the type computed in: f16 overflows above 65504 (--dtype)"
+            )),
             ErrorKind::Memory { needed_bytes, .. } => Some(format!("--max-memory {needed_bytes}")),
             ErrorKind::Unmatched { .. } => Some("`llmcompressor inspect MODEL` lists the modules; a pattern that starts with `re:` is a regular expression anchored at the start".to_owned()),
             ErrorKind::NothingToDo { .. } => Some("`llmcompressor inspect MODEL` lists the modules; --include PATTERN or --no-default-ignore widen the choice".to_owned()),
@@ -332,6 +347,7 @@ impl From<pipelines::Error> for Error {
         match error.into_kind() {
             pipelines::ErrorKind::Lifecycle(error) => error.into(),
             pipelines::ErrorKind::Model(error) => error.into(),
+            pipelines::ErrorKind::NotFinite { module, batch } => ErrorKind::NotFinite { module, batch }.into(),
             pipelines::ErrorKind::Spill { path, source } => ErrorKind::Activations { path, source }.into(),
             other => ErrorKind::Lifecycle(lifecycle::Error::failed(other)).into(),
         }

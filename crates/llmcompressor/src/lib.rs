@@ -16,6 +16,7 @@
 
 mod activations;
 mod catalog;
+mod ceiling;
 pub mod convert;
 mod error;
 pub mod eval;

@@ -273,6 +273,20 @@ impl<'a> Config<'a> {
         Ok(turning)
     }
 
+    /// Most tokens of a row: `max_position_embeddings`, or the context before a rescaling times its factor where that is more;
+    /// none where the config names none, and where positions are a slope or a state (ALiBi, Mamba).
+    pub fn max_positions(&self) -> Result<Option<usize>> {
+        let is_endless =
+            matches!(self.text("model_type")?, Some("bloom" | "mamba2")) || self.flag_or("alibi", Flag::Off)?;
+        let Some(positions) = self.size_of("max_position_embeddings")?.filter(|_| !is_endless) else { return Ok(None) };
+        let Some(scaling) = self.part("rope_parameters").or(self.part("rope_scaling")) else {
+            return Ok(Some(positions));
+        };
+        let original = scaling.size_or("original_max_position_embeddings", positions)?;
+        let factor = scaling.number_or("factor", 1.0)?;
+        Ok(Some(positions.max((original as f64 * factor) as usize)))
+    }
+
     /// The width of a head: `head_dim`, or the hidden size shared by the heads.
     pub fn head_dim(&self) -> Result<usize> {
         let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);

@@ -17,6 +17,7 @@ mod layers;
 mod likelihood;
 mod links;
 mod model;
+mod non_finite;
 mod rope;
 mod store;
 
@@ -30,4 +31,5 @@ pub use hooks::{HookGuard, Hooks, Observation, Tap};
 pub use layers::Linear;
 pub use links::{ChannelMap, Fused, Link, Links};
 pub use model::{Model, ModelOptions, Tied, TraceInputs};
+pub use non_finite::{NonFiniteWatch, is_finite};
 pub use store::{Held, ParameterId, ParameterInfo, Store, Weights};

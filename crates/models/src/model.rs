@@ -67,6 +67,7 @@ pub struct Model {
     store: Store,
     links: Links,
     separated: Option<Separated>,
+    max_positions: Option<usize>,
 }
 
 impl Model {
@@ -110,8 +111,14 @@ impl Model {
             Some(dtype) => dtype,
             None => config.dtype()?.unwrap_or(DType::F32),
         };
+        let max_positions = config.max_positions()?;
         let store = Store::new(weights, dtype, parameters)?;
-        Ok(Self { architecture, tree, layers, owned, store, links, separated })
+        Ok(Self { architecture, tree, layers, owned, store, links, separated, max_positions })
+    }
+
+    /// Most tokens of a row, by the config; none where positions do not end.
+    pub fn max_positions(&self) -> Option<usize> {
+        self.max_positions
     }
 
     /// What it is.

@@ -11,14 +11,17 @@ pub enum PipelineKind {
     DataFree,
     /// One whole run for every modifier.
     Independent,
+    /// One decoder layer after the other, heard by all modifiers at once.
+    LayerSequential,
 }
 
 /// Every pipeline with its name and the reference's class name, in display order.
-const NAMES: [(PipelineKind, &str, &str); 4] = [
+const NAMES: [(PipelineKind, &str, &str); 5] = [
     (PipelineKind::Basic, "basic", "BasicPipeline"),
     (PipelineKind::Sequential, "sequential", "SequentialPipeline"),
     (PipelineKind::DataFree, "datafree", "DataFreePipeline"),
     (PipelineKind::Independent, "independent", "IndependentPipeline"),
+    (PipelineKind::LayerSequential, "layer-sequential", "LayerSequentialPipeline"),
 ];
 
 impl PipelineKind {
@@ -49,7 +52,7 @@ pub struct Choice {
 
 /// A name that is no pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown pipeline `{name}`, known are basic, sequential, datafree, independent")]
+#[error("unknown pipeline `{name}`, known are basic, sequential, datafree, independent, layer_sequential")]
 pub struct UnknownPipeline {
     /// The name as given.
     pub name: String,
@@ -57,6 +60,8 @@ pub struct UnknownPipeline {
 
 /// Chooses the pipeline from what each modifier needs and what the user names, in any case and with `_`,
 /// `-` or a space between words. An empty name is none.
+///
+/// `layer_sequential` is known, which the reference has left out since its release 0.9.
 ///
 /// # Errors
 /// A name that is no pipeline.
@@ -95,5 +100,6 @@ mod tests {
         assert_eq!(choice(false, "Basic").overruled, Some(PipelineKind::DataFree));
         assert_eq!(choice(true, "SEQUENTIAL").overruled, None);
         assert_eq!(choice(true, "independent").overruled, None);
+        assert_eq!(choice(true, "layer_sequential").pipeline, PipelineKind::LayerSequential);
     }
 }

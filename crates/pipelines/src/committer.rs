@@ -19,7 +19,16 @@ pub trait Committer {
     /// How it fails.
     type Error: From<Error>;
 
-    /// Whether there is something of the wave to commit.
+    /// The turn of one modifier begins, which runs alone over the whole model; what it changes and a later one will change again
+    /// is not final at the end of its waves.
+    ///
+    /// # Errors
+    /// What keeps it from beginning.
+    fn turn(&mut self, _modifier: usize, _lifecycle: &CompressionLifecycle) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Whether there is something of the wave to change or to commit.
     fn concerns(&self, wave: &Wave) -> bool;
 
     /// Whether all of it was committed by an earlier run.

@@ -1,15 +1,17 @@
 //! The pipeline without data: modules are changed where they are, those of one parent at a time.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc};
 
 use lifecycle::{CompressionLifecycle, Signal};
 use models::Model;
 
 use crate::{
-    Committer, ModifierData, Times, Waves,
-    error::{Error, Result},
+    Committer, Times, Waves,
+    change::change,
+    error::Error,
+    log::{log_modules, log_wave},
     times::timed,
-    waves::declared,
+    waves::{declared, hearing},
 };
 
 /// A run without data.
@@ -36,24 +38,27 @@ impl DataFree {
         lifecycle.signal(Signal::CalibrationStart).map_err(Error::from)?;
         let declared = declared(lifecycle, &self.model)?;
         let written: BTreeSet<_> = declared.into_iter().flat_map(|it| it.writes).collect();
+        let hearing = hearing(lifecycle);
+        let mut snapshot = None;
         for wave in &Waves::by_parent(&self.model, &written).waves {
             committer.check()?;
+            let before = times;
             if committer.concerns(wave) && committer.is_done(wave) {
-                continue;
+                let found = timed(&mut times.commit, || committer.replay(wave, lifecycle))?;
+                snapshot = found.or(snapshot);
+            } else {
+                if let Some(snapshot) = snapshot.take() {
+                    lifecycle.restore(&snapshot).map_err(Error::from)?;
+                }
+                let data = timed(&mut times.change, || change(lifecycle, &hearing, wave))?;
+                log_modules(lifecycle, wave, &data)?;
+                timed(&mut times.commit, || committer.commit(wave, lifecycle, data))?;
             }
-            let mut data = Vec::new();
-            let begin = Instant::now();
-            for idx in 0..lifecycle.modifiers().len() {
-                lifecycle.set_focus(Some(idx));
-                let said = lifecycle.signal(Signal::SequentialEpochEnd { modules: wave.modules.clone() });
-                lifecycle.set_focus(None);
-                let type_name = lifecycle.modifiers()[idx].modifier().type_name().to_owned();
-                let named = |data| ModifierData { type_name: type_name.clone(), data };
-                data.extend(said.map_err(Error::from)?.into_iter().map(named));
-            }
-            times.change += begin.elapsed();
-            timed(&mut times.commit, || committer.commit(wave, lifecycle, data))?;
             committer.release(wave, lifecycle)?;
+            log_wave(lifecycle, wave, times.since(&before), 0)?;
+        }
+        if let Some(snapshot) = snapshot.take() {
+            lifecycle.restore(&snapshot).map_err(Error::from)?;
         }
         lifecycle.signal(Signal::CalibrationEnd).map_err(Error::from)?;
         Ok(times)

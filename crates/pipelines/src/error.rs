@@ -21,6 +21,14 @@ pub enum ErrorKind {
     /// The model.
     #[error(transparent)]
     Model(models::Error),
+    /// A module that gives no finite numbers.
+    #[error("the output of module `{module}` is NaN or infinite in batch {batch}")]
+    NotFinite {
+        /// The innermost module whose output is the first that is not finite.
+        module: String,
+        /// Index of the batch.
+        batch: usize,
+    },
     /// Activations that went to disk.
     #[error("activations in {}: {source}", path.display())]
     Spill {

@@ -5,12 +5,16 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod basic;
 mod boundaries;
+mod change;
 pub mod choice;
 mod committer;
 mod data_free;
 mod error;
+mod independent;
 mod listen;
+mod log;
 mod needs;
 mod sequential;
 mod store;
@@ -18,12 +22,14 @@ mod times;
 mod waves;
 mod windows;
 
+pub use basic::Basic;
 pub use boundaries::Spill;
 pub use committer::{Committer, ModifierData};
 pub use data_free::DataFree;
 pub use error::{Error, ErrorKind, Result};
+pub use independent::Independent;
 pub use needs::{Needs, WaveNeeds};
-pub use sequential::{CalibrationBatch, Sequential};
+pub use sequential::{CalibrationBatch, Passes, Sequential};
 pub use store::ModelStore;
 pub use times::Times;
 pub use waves::{Partition, Wave, WaveKind, Waves};

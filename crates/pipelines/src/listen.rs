@@ -8,10 +8,14 @@ use std::{
 
 use graph::ModuleId;
 use lifecycle::{CompressionLifecycle, HookView, Sample, Tap, TapPoint};
-use models::{HookGuard, Hooks};
+use models::{HookGuard, Hooks, is_finite};
 use tensor::{Budget, Tensor};
 
-use crate::{activation::TensorActivation, error::Result, store::ModelStore};
+use crate::{
+    activation::TensorActivation,
+    error::{ErrorKind, Result},
+    store::ModelStore,
+};
 
 /// What is heard of one batch.
 struct Heard {
@@ -56,6 +60,9 @@ impl Listener {
     }
 
     /// Hands over what was heard of a window of batches, batch by batch.
+    ///
+    /// # Errors
+    /// `NotFinite` with the module that is tapped, and what the modifiers refuse.
     pub(crate) fn hand_over(
         &self,
         lifecycle: &mut CompressionLifecycle,
@@ -79,6 +86,9 @@ impl Listener {
             let leader = match leaders.iter().find(|it| it.0.is_same(&value)) {
                 Some((_, leader)) => *leader,
                 None => {
+                    if !is_finite(&value, budget)? {
+                        return Err(ErrorKind::NotFinite { module: names(module), batch: window.start }.into());
+                    }
                     leaders.push((value.clone(), (module, point)));
                     (module, point)
                 }

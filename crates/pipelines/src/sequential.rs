@@ -10,17 +10,19 @@ use std::{
 use graph::{Extent, ModuleId, Subgraph};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, Signal, TapPoint};
-use models::{Model, Run, TraceInputs};
+use models::{Hooks, Model, NonFiniteWatch, Run, TraceInputs, is_finite};
 use rayon::prelude::*;
 use tensor::{Engine, Routing, Tensor};
 
 use crate::{
     Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, WaveKind, Waves,
     boundaries::Boundaries,
-    error::{Error, Result},
+    change::change,
+    error::{Error, ErrorKind, Result},
     listen::Listener,
+    log::{log_modules, log_wave},
     times::timed,
-    waves::{Declared, declared, extent_for},
+    waves::{Declared, declared, extent_for, hearing},
     windows::{Along, Joints, gives_routed_rows, join, split, windows},
 };
 
@@ -52,16 +54,40 @@ pub struct Sequential {
     pub window: usize,
     /// Where activations go that exceed a limit.
     pub spill: Option<Spill>,
+    /// Which passes modifiers hear in waves of layers.
+    pub passes: Passes,
+}
+
+/// Which passes modifiers hear in a wave of layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passes {
+    /// Each its own, over the layer as those before it have left it.
+    #[default]
+    Own,
+    /// One together, over the layer as it was before the first change: `layer_sequential`.
+    Joint,
 }
 
 /// What a run carries from wave to wave.
-struct Course<'a> {
-    declared: Vec<Declared>,
-    kind: WaveKind,
+pub(crate) struct Course<'a> {
+    pub(crate) declared: Vec<Declared>,
+    pub(crate) kind: WaveKind,
+    pub(crate) waves: Vec<Wave>,
+    /// The last wave that concerns somebody.
+    pub(crate) last: Option<usize>,
+    /// The first wave that is not committed yet.
+    pub(crate) resume_at: usize,
     boundaries: Boundaries,
     shapes: Vec<Vec<usize>>,
-    times: Times,
-    lifecycle: &'a mut CompressionLifecycle,
+    pub(crate) times: Times,
+    pub(crate) lifecycle: &'a mut CompressionLifecycle,
+}
+
+impl Course<'_> {
+    /// Tokens of all batches, padding included.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.shapes.iter().map(|it| it.iter().product::<usize>()).sum()
+    }
 }
 
 impl Sequential {
@@ -83,15 +109,61 @@ impl Sequential {
         batches: Vec<CalibrationBatch>,
         committer: &mut C,
     ) -> Result<Times, C::Error> {
+        let mut course = self.begin(lifecycle, batches, committer)?;
+        let mut snapshot = None;
+        for wave in std::mem::take(&mut course.waves) {
+            let is_last = course.last.is_none_or(|it| wave.index >= it);
+            if course.last.is_none_or(|it| wave.index > it) {
+                break;
+            }
+            let Some(subgraph) = &wave.subgraph else { continue };
+            let before = course.times;
+            let held = self.model.hold(subgraph).map_err(Error::from)?;
+            let sees_change = course.declared.iter().all(|it| it.propagates);
+            if wave.index < course.resume_at {
+                if !sees_change && !is_last {
+                    self.propagate(subgraph, &mut course, committer)?;
+                }
+                let found = timed(&mut course.times.commit, || committer.replay(&wave, course.lifecycle))?;
+                snapshot = found.or(snapshot);
+            } else {
+                if let Some(snapshot) = snapshot.take() {
+                    course.lifecycle.restore(&snapshot).map_err(Error::from)?;
+                }
+                let data = self.calibrate(&wave, subgraph, &mut course, committer, sees_change || is_last)?;
+                log_modules(course.lifecycle, &wave, &data)?;
+                timed(&mut course.times.commit, || committer.commit(&wave, course.lifecycle, data))?;
+            }
+            // After the last wave nobody needs what comes out.
+            if sees_change && !is_last {
+                self.propagate(subgraph, &mut course, committer)?;
+            }
+            drop(held);
+            committer.release(&wave, course.lifecycle)?;
+            log_wave(course.lifecycle, &wave, course.times.since(&before), course.n_tokens())?;
+        }
+        let Course { lifecycle, times, .. } = course;
+        if let Some(snapshot) = snapshot.take() {
+            lifecycle.restore(&snapshot).map_err(Error::from)?;
+        }
+        lifecycle.signal(Signal::CalibrationEnd).map_err(Error::from)?;
+        Ok(times)
+    }
+
+    /// Begins calibration: the waves, and batches before the first of them.
+    pub(crate) fn begin<'a, C: Committer>(
+        &self,
+        lifecycle: &'a mut CompressionLifecycle,
+        batches: Vec<CalibrationBatch>,
+        committer: &C,
+    ) -> Result<Course<'a>> {
         let is_masked = batches.iter().any(|it| it.mask.is_some());
         let inputs = if is_masked { TraceInputs::IdsAndMask } else { TraceInputs::Ids };
-        lifecycle.signal(Signal::CalibrationStart).map_err(Error::from)?;
-        let declarations = declared(lifecycle, &self.model)?;
-        let Waves { kind, waves } = Waves::of(&self.model, &declarations, self.partition, inputs)?;
-        let concerns = |wave: &Wave| {
-            committer.concerns(wave) || declarations.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0))
-        };
-        let last = waves.iter().rposition(concerns);
+        lifecycle.signal(Signal::CalibrationStart)?;
+        let declared = declared(lifecycle, &self.model)?;
+        let Waves { kind, waves } = Waves::of(&self.model, &declared, self.partition, inputs)?;
+        let is_tapped = |wave: &Wave| declared.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0));
+        let last = waves.iter().rposition(|it| committer.concerns(it) || is_tapped(it));
         let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
         let resume_at = waves.iter().find(is_open).map_or(waves.len(), |it| it.index);
         let mut boundaries = Boundaries::new(batches.len(), self.spill.clone());
@@ -101,43 +173,7 @@ impl Sequential {
             let named = inputs.names().iter().map(|it| (*it).to_owned()).zip(values).collect();
             boundaries.update(idx, &IndexSet::new(), named, &self.engine.budget)?;
         }
-        let mut course =
-            Course { declared: declarations, kind, boundaries, shapes, times: Times::default(), lifecycle };
-        let mut snapshot = None;
-        for wave in &waves {
-            let is_last = last.is_none_or(|it| wave.index >= it);
-            if last.is_none_or(|it| wave.index > it) {
-                break;
-            }
-            let Some(subgraph) = &wave.subgraph else { continue };
-            let held = self.model.hold(subgraph).map_err(Error::from)?;
-            let sees_change = course.declared.iter().all(|it| it.propagates);
-            if wave.index < resume_at {
-                if !sees_change && !is_last {
-                    self.propagate(subgraph, &mut course, committer)?;
-                }
-                let found = timed(&mut course.times.commit, || committer.replay(wave, course.lifecycle))?;
-                snapshot = found.or(snapshot);
-            } else {
-                if let Some(snapshot) = snapshot.take() {
-                    course.lifecycle.restore(&snapshot).map_err(Error::from)?;
-                }
-                let data = self.calibrate(wave, subgraph, &mut course, committer, sees_change || is_last)?;
-                timed(&mut course.times.commit, || committer.commit(wave, course.lifecycle, data))?;
-            }
-            // After the last wave nobody needs what comes out.
-            if sees_change && !is_last {
-                self.propagate(subgraph, &mut course, committer)?;
-            }
-            drop(held);
-            committer.release(wave, course.lifecycle)?;
-        }
-        let Course { lifecycle, times, .. } = course;
-        if let Some(snapshot) = snapshot.take() {
-            lifecycle.restore(&snapshot).map_err(Error::from)?;
-        }
-        lifecycle.signal(Signal::CalibrationEnd).map_err(Error::from)?;
-        Ok(times)
+        Ok(Course { declared, kind, waves, last, resume_at, boundaries, shapes, times: Times::default(), lifecycle })
     }
 
     /// Lets modifiers hear a wave and change it; gives what they say of it.
@@ -149,10 +185,10 @@ impl Sequential {
         committer: &C,
         sees_change: bool,
     ) -> Result<Vec<ModifierData>, C::Error> {
-        let everyone: Vec<usize> = (0..course.declared.len()).collect();
-        let passes: Vec<Vec<usize>> = match course.kind {
-            WaveKind::Targets => vec![everyone],
-            _ => everyone.into_iter().map(|it| vec![it]).collect(),
+        let everyone = hearing(course.lifecycle);
+        let passes: Vec<Vec<usize>> = match (course.kind, self.passes) {
+            (WaveKind::Layers, Passes::Own) => everyone.into_iter().map(|it| vec![it]).collect(),
+            _ => vec![everyone],
         };
         let mut data = Vec::new();
         let mut propagated = sees_change;
@@ -164,16 +200,7 @@ impl Sequential {
                 // Later waves see the wave as it was before the first change.
                 self.propagate(subgraph, course, committer)?;
             }
-            let begin = Instant::now();
-            for idx in modifiers {
-                course.lifecycle.set_focus(Some(idx));
-                let said = course.lifecycle.signal(Signal::SequentialEpochEnd { modules: wave.modules.clone() });
-                course.lifecycle.set_focus(None);
-                let type_name = course.lifecycle.modifiers()[idx].modifier().type_name().to_owned();
-                let named = |data| ModifierData { type_name: type_name.clone(), data };
-                data.extend(said.map_err(Error::from)?.into_iter().map(named));
-            }
-            course.times.change += begin.elapsed();
+            data.extend(timed(&mut course.times.change, || change(course.lifecycle, &modifiers, wave))?);
             let store = course.lifecycle.state.model_mut().map_err(Error::from)?;
             store.as_engine::<ModelStore>().map_err(Error::from)?.forget_kept();
         }
@@ -181,7 +208,7 @@ impl Sequential {
     }
 
     /// Runs a subgraph over all batches as far as these modifiers tap it.
-    fn listen<C: Committer>(
+    pub(crate) fn listen<C: Committer>(
         &self,
         wave: &Wave,
         subgraph: &Subgraph,
@@ -217,17 +244,20 @@ impl Sequential {
             each(listeners.iter().zip(inputs).collect(), hear).map_err(Error::from)?;
             for (listener, window) in listeners.iter().zip(group) {
                 course.lifecycle.state.current_batch_idx = Some(window.start);
-                course.lifecycle.set_focus(focus);
+                let outer = course.lifecycle.focus();
+                course.lifecycle.set_focus(focus.or(outer));
                 let handed = listener.hand_over(course.lifecycle, &names, window.clone(), &self.engine.budget);
-                course.lifecycle.set_focus(None);
-                handed?;
+                course.lifecycle.set_focus(outer);
+                if let Err(error) = handed {
+                    return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
+                }
             }
         }
         Ok(())
     }
 
     /// Runs a subgraph over all batches, unheard, for the next.
-    fn propagate<C: Committer>(
+    pub(crate) fn propagate<C: Committer>(
         &self,
         subgraph: &Subgraph,
         course: &mut Course<'_>,
@@ -248,6 +278,10 @@ impl Sequential {
             for (window, produced) in group.iter().zip(each(inputs, run).map_err(Error::from)?) {
                 let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
                 for (name, value) in produced.carried {
+                    if !is_finite(&value, &self.engine.budget).map_err(Error::from)? {
+                        let error = ErrorKind::NotFinite { module: name, batch: window.start }.into();
+                        return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
+                    }
                     let along = joints.as_ref().map_or(Along::Nothing, |it| it.along(&name));
                     let parts = split(&value, along, window.len(), &self.engine.budget)?;
                     for (carried, part) in carried.iter_mut().zip(parts) {
@@ -261,6 +295,26 @@ impl Sequential {
         }
         course.times.propagate += begin.elapsed();
         Ok(())
+    }
+
+    /// The error with the module that gives the first value that is not finite, which a further run of the window finds.
+    fn named(
+        &self,
+        error: Error,
+        engine: &Engine,
+        subgraph: &Subgraph,
+        course: &Course<'_>,
+        window: &Range<usize>,
+        joints: Option<&Joints>,
+    ) -> Result<Error> {
+        let ErrorKind::NotFinite { module, batch } = error.kind() else { return Ok(error) };
+        let hooks = Hooks::new();
+        let watch = NonFiniteWatch::new(&self.model, &hooks, &engine.budget);
+        let run = Run { engine, hooks: Some(&hooks) };
+        let mut values = self.inputs(subgraph, course, window, joints)?;
+        self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
+        let module = watch.first().unwrap_or_else(|| module.clone());
+        Ok(ErrorKind::NotFinite { module, batch: *batch }.into())
     }
 
     /// Which batches run together.

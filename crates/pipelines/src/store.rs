@@ -109,6 +109,29 @@ impl ModelStore {
         self.forget_added(module);
     }
 
+    /// Hands the bytes of a module's changed parameters to `put`, under their names on disk, and forgets the changes.
+    ///
+    /// A parameter that shares its tensor on disk with another one stays as it was set.
+    ///
+    /// # Errors
+    /// A failed read, and what `put` finds.
+    pub fn move_changes<E: From<crate::Error>>(
+        &mut self,
+        module: &str,
+        mut put: impl FnMut(&str, &[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let Some(id) = self.model.tree().find(module) else { return Ok(()) };
+        let is_shared = |id| self.model.separated().is_some_and(|it| it.head == id || it.embedding == id);
+        let store = self.model.store();
+        for &id in self.model.own_parameters(id).iter().filter(|it| store.is_changed(**it) && !is_shared(**it)) {
+            let info = store.info(id);
+            let rows = info.shape.first().copied().unwrap_or(1);
+            put(&info.name, &self.row_bytes(&info.path, 0..rows)?)?;
+            store.reset(id);
+        }
+        Ok(())
+    }
+
     /// Forgets what was added to a module.
     pub fn forget_added(&mut self, module: &str) {
         let Some(&at) = self.at.get(module) else { return };

@@ -1,6 +1,9 @@
 //! How long the parts of a run took.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::AddAssign,
+    time::{Duration, Instant},
+};
 
 /// Time by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,10 +19,29 @@ pub struct Times {
 }
 
 impl Times {
+    /// The time since an earlier look.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            listen: self.listen.saturating_sub(earlier.listen),
+            change: self.change.saturating_sub(earlier.change),
+            commit: self.commit.saturating_sub(earlier.commit),
+            propagate: self.propagate.saturating_sub(earlier.propagate),
+        }
+    }
+
     /// Seconds under the names of the parts.
     pub fn by_name(&self) -> [(&'static str, f64); 4] {
         [("listen", self.listen), ("change", self.change), ("commit", self.commit), ("propagate", self.propagate)]
             .map(|(name, it)| (name, it.as_secs_f64()))
+    }
+}
+
+impl AddAssign for Times {
+    fn add_assign(&mut self, other: Self) {
+        self.listen += other.listen;
+        self.change += other.change;
+        self.commit += other.commit;
+        self.propagate += other.propagate;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graph::{Extent, ModuleId, NodeKind, Policy, Subgraph};
-use lifecycle::{ModuleStore, TapPoint};
+use lifecycle::{CompressionLifecycle, ModuleStore, TapPoint};
 use models::{Model, TraceInputs};
 
 use crate::error::Result;
@@ -99,10 +99,20 @@ impl Declared {
     }
 }
 
-/// What all modifiers of a lifecycle declare, in order.
-pub(crate) fn declared(lifecycle: &lifecycle::CompressionLifecycle, model: &Model) -> Result<Vec<Declared>> {
+/// What all modifiers of a lifecycle declare, in order; those that do not hear the run declare nothing.
+pub(crate) fn declared(lifecycle: &CompressionLifecycle, model: &Model) -> Result<Vec<Declared>> {
     let store = lifecycle.state.model()?;
-    lifecycle.modifiers().iter().map(|it| Declared::of(it.modifier(), model, store)).collect()
+    let hearing = hearing(lifecycle);
+    let one = |(idx, it): (usize, &lifecycle::ModifierDriver)| match hearing.contains(&idx) {
+        true => Declared::of(it.modifier(), model, store),
+        false => Ok(Declared { propagates: true, ..Declared::default() }),
+    };
+    lifecycle.modifiers().iter().enumerate().map(one).collect()
+}
+
+/// Positions of the modifiers that hear the run.
+pub(crate) fn hearing(lifecycle: &CompressionLifecycle) -> Vec<usize> {
+    (0..lifecycle.modifiers().len()).filter(|idx| lifecycle.focus().is_none_or(|it| it == *idx)).collect()
 }
 
 impl Waves {

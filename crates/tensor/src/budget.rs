@@ -21,6 +21,8 @@ pub struct Budget(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit_bytes: Option<u64>,
+    /// What buffers in use and waiting ones may hold together.
+    pool_bytes: Option<u64>,
     state: Mutex<State>,
 }
 
@@ -42,16 +44,21 @@ pub struct Lease {
 impl Budget {
     /// A budget that refuses nothing and still counts.
     pub fn unlimited() -> Self {
-        Self::with(None)
+        Self::with(None, None)
     }
 
     /// A budget of `limit_bytes`.
     pub fn limited(limit_bytes: u64) -> Self {
-        Self::with(Some(limit_bytes))
+        Self::with(Some(limit_bytes), Some(limit_bytes))
     }
 
-    fn with(limit_bytes: Option<u64>) -> Self {
-        Self(Arc::new(Inner { limit_bytes, state: Mutex::default() }))
+    /// A budget of `limit_bytes` in which buffers wait for their next use only while all hold at most `pool_bytes`.
+    pub fn limited_with_pool(limit_bytes: u64, pool_bytes: u64) -> Self {
+        Self::with(Some(limit_bytes), Some(pool_bytes.min(limit_bytes)))
+    }
+
+    fn with(limit_bytes: Option<u64>, pool_bytes: Option<u64>) -> Self {
+        Self(Arc::new(Inner { limit_bytes, pool_bytes, state: Mutex::default() }))
     }
 
     /// Accounts `bytes` that the caller allocates itself; up to [`ACCOUNTED_BYTES`] cost nothing.
@@ -114,12 +121,12 @@ impl Budget {
 
     fn charge(&self, state: &mut State, bytes: u64) -> Result<()> {
         let needed_bytes = state.in_use_bytes.saturating_add(bytes);
-        if let Some(limit_bytes) = self.0.limit_bytes {
-            if needed_bytes > limit_bytes {
-                let in_use_bytes = state.in_use_bytes;
-                return Err(ErrorKind::Budget { needed_bytes, limit_bytes, in_use_bytes }.into());
-            }
-            while needed_bytes.saturating_add(state.pooled_bytes) > limit_bytes && state.drop_pooled() {}
+        if let Some(limit_bytes) = self.0.limit_bytes.filter(|it| needed_bytes > *it) {
+            let in_use_bytes = state.in_use_bytes;
+            return Err(ErrorKind::Budget { needed_bytes, limit_bytes, in_use_bytes }.into());
+        }
+        if let Some(pool_bytes) = self.0.pool_bytes {
+            while needed_bytes.saturating_add(state.pooled_bytes) > pool_bytes && state.drop_pooled() {}
         }
         state.in_use_bytes = needed_bytes;
         state.peak_bytes = state.peak_bytes.max(needed_bytes + state.pooled_bytes);
@@ -222,6 +229,17 @@ mod tests {
         assert_eq!(budget.lock().pooled_bytes, 0);
         drop(other);
         assert!(budget.peak_bytes() <= 5 * MIB as u64);
+    }
+
+    #[test]
+    fn buffers_wait_only_while_all_fit_into_the_pool() {
+        let budget = Budget::limited_with_pool(8 * MIB as u64, 3 * MIB as u64);
+        let (data, lease) = budget.buffer::<f32>(MIB / 2).unwrap();
+        lease.give_back(f32_data(data));
+        assert_eq!(budget.lock().pooled_bytes, 2 * MIB as u64);
+        let _held = budget.buffer::<u8>(2 * MIB).unwrap();
+        assert_eq!(budget.lock().pooled_bytes, 0);
+        assert!(budget.reserve(6 * MIB as u64).is_ok());
     }
 
     #[test]

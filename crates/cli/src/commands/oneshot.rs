@@ -68,7 +68,7 @@ pub(crate) struct Options {
     /// Where waves begin
     #[arg(long, value_enum, default_value_t = PartitionName::BeforeTargets)]
     partition: PartitionName,
-    /// Pipeline: sequential, datafree or independent [default: what the modifiers need]
+    /// Pipeline: basic, sequential, datafree, independent or layer_sequential [default: what the modifiers need]
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
     /// Type to compute in
@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// Cut output shards at this size
     #[arg(long, value_name = "BYTES", value_parser = byte_count, default_value = "5GB")]
     max_shard_size: u64,
+    /// Log time, tokens, loss and error of every wave and module to files in this folder: JSON lines, CSV, TensorBoard
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
     /// Replace an output that exists
     #[arg(long)]
     overwrite: bool,
@@ -166,6 +169,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     job.threads = options.threads;
     job.max_memory_bytes = options.max_memory;
     job.max_shard_bytes = options.max_shard_size;
+    job.log_dir = options.log_dir;
     job.existing = if options.overwrite { Existing::Overwrite } else { Existing::Resume };
     job.remote_code = if options.no_remote_code { Tolerance::Refuse } else { Tolerance::Allow };
     job.final_check = if options.no_verify { FinalCheck::Skip } else { FinalCheck::Verify };

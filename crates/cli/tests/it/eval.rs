@@ -95,3 +95,24 @@ fn what_cannot_be_judged_is_refused_with_what_would_do() {
     run(&["eval", &dense]).expect(2);
     run(&["eval", &dense, "--token-ids", &ragged, "--metric", "ppl,kl"]).expect(2).says(&["--reference"]);
 }
+
+#[test]
+fn a_ceiling_below_the_model_gives_the_same_numbers_and_one_below_a_layer_is_refused_with_the_number() {
+    let (dense, data) = (text(&fixture("tiny-llama")), text(&fixture("eval.jsonl")));
+    let judge = |options: &[&str]| {
+        let arguments = ["eval", &dense, "--data", &data, "--seq-len", "256", "--max-samples", "4", "--format", "json"];
+        run(&[&arguments[..], options].concat())
+    };
+    let free = judge(&[]).expect(0).json();
+    let refused = judge(&["--max-memory", "1MiB"]).expect(77).says(&["down_proj", "--max-memory"]);
+    let least: u64 = refused.err.split("--max-memory ").last().unwrap().trim().parse().unwrap();
+    // The weights take 8 MiB.
+    assert!(least < (80 << 20) + (8 << 20), "{least}");
+    judge(&["--max-memory", &(least - 1).to_string()]).expect(77);
+    for reference in [&[][..], &["--reference", &dense]] {
+        let tight = judge(&[&["--max-memory", &(least + 2 * (least - (80 << 20))).to_string()], reference].concat());
+        let tight = tight.expect(0).json();
+        assert_eq!(tight["nll"], free["nll"]);
+    }
+    assert_eq!(judge(&["--max-memory", &least.to_string()]).expect(0).json()["nll"], free["nll"]);
+}

@@ -22,4 +22,5 @@ mod sources;
 mod sparse;
 mod surface;
 mod trace;
+mod unfit;
 mod verdicts;

@@ -1,6 +1,7 @@
 //! `oneshot` end to end: every recipe on every model under both partitions gives the same bytes whatever happens on the way.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -85,6 +86,9 @@ pub(crate) const RECIPES: [Recipe; 4] = [
 
 pub(crate) const PARTITIONS: [&str; 2] = ["before_targets", "compat"];
 
+/// Pipelines beside those that modifiers ask for.
+const PIPELINES: [&str; 3] = ["basic", "layer_sequential", "independent"];
+
 fn groups(group_size: Value, symmetric: bool, ignore: &[&str]) -> Value {
     let weights =
         json!({"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group_size});
@@ -98,6 +102,7 @@ pub(crate) struct Cell {
     pub(crate) recipe: PathBuf,
     pub(crate) data: Option<PathBuf>,
     partition: &'static str,
+    pipeline: Option<&'static str>,
 }
 
 impl Cell {
@@ -113,7 +118,7 @@ impl Cell {
             fs::write(&data, token_rows(model, 7)).unwrap();
             data
         });
-        Self { dir, source, recipe: path, data, partition }
+        Self { dir, source, recipe: path, data, partition, pipeline: None }
     }
 
     pub(crate) fn out(&self, name: &str) -> PathBuf {
@@ -127,6 +132,7 @@ impl Cell {
             command.arg("--data").arg(data);
         }
         command.args(["--partition", self.partition]).args(options.split_whitespace());
+        command.args(self.pipeline.iter().flat_map(|it| ["--pipeline", it]));
         command
     }
 
@@ -194,6 +200,13 @@ fn for_each_cell(mut check: impl FnMut(&Model, &Recipe, &Cell)) {
             }
         }
     }
+    // Two modifiers each, of which the second needs data in one recipe and none in the other.
+    for recipe in &RECIPES[1..3] {
+        for pipeline in PIPELINES {
+            let cell = Cell::new(&MODELS[0], recipe, PARTITIONS[0]);
+            check(&MODELS[0], recipe, &Cell { pipeline: Some(pipeline), ..cell });
+        }
+    }
 }
 
 #[test]
@@ -253,6 +266,64 @@ fn threads_memory_and_batch_windows_do_not_change_the_bytes() {
             assert_same_contents(&first, &other);
         }
     });
+}
+
+/// Tensors of a run of GPTQ on the small Llama.
+fn weights_by(recipe: &Recipe, partition: &'static str, pipeline: Option<&'static str>) -> BTreeMap<String, Vec<u8>> {
+    let cell = Cell { pipeline, ..Cell::new(&MODELS[0], recipe, partition) };
+    cell.run(&cell.out("out"), "").expect(0);
+    read_tensors(&cell.out("out")).into_iter().map(|(name, it)| (name, it.2)).collect()
+}
+
+#[test]
+fn pipelines_differ_in_what_modifiers_hear() {
+    let (gptq, smooth) = (&RECIPES[0], &RECIPES[1]);
+    let (first, last) = ("model.layers.0.self_attn.q_proj.weight_packed", "model.layers.1.mlp.down_proj.weight_packed");
+    let (targets, layers) = (weights_by(gptq, "before_targets", None), weights_by(gptq, "compat", None));
+    // A single modifier by itself is what it is alone, and there are no two passes of a layer to tell apart.
+    assert!(weights_by(gptq, "before_targets", Some("independent")) == targets);
+    assert!(weights_by(gptq, "before_targets", Some("layer_sequential")) == layers);
+    // Of the whole model as it was, the first layer is the same and the last is not.
+    let basic = weights_by(gptq, "before_targets", Some("basic"));
+    assert!(basic[first] == targets[first] && basic[last] != targets[last] && basic[last] != layers[last]);
+    assert!(weights_by(gptq, "compat", Some("basic")) == basic);
+    // The second of two hears what the first has left everywhere, in its own wave alone, or nowhere.
+    let both = [None, Some("independent"), Some("layer_sequential"), Some("basic")];
+    let both = both.map(|it| weights_by(smooth, "compat", it));
+    let last = "model.layers.1.mlp.up_proj.weight";
+    for (idx, one) in both.iter().enumerate() {
+        assert!(both[..idx].iter().all(|it| it[last] != one[last]), "{idx}");
+    }
+}
+
+#[test]
+fn the_log_has_time_tokens_loss_and_error_and_changes_no_byte() {
+    let cell = Cell::new(&MODELS[0], &RECIPES[0], PARTITIONS[0]);
+    let (silent, logged, logs) = (cell.out("silent"), cell.out("logged"), cell.out("logs"));
+    cell.run(&silent, "").expect(0);
+    cell.run(&logged, &format!("--log-dir {}", logs.display())).expect(0);
+    assert_same_contents(&silent, &logged);
+    let lines = fs::read_to_string(logs.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let of =
+        |tag: &str| lines.iter().find(|it| it["tag"] == tag).unwrap_or_else(|| panic!("{tag} is not in {lines:?}"));
+    let number = |tag: &str| of(tag)["value"].as_f64().unwrap();
+    let module = "model.layers.1.mlp.down_proj";
+    assert!(number(&format!("{module}/loss")) > 0.0);
+    assert!((0.01..0.3).contains(&number(&format!("{module}/relative_error"))));
+    assert_eq!(number(&format!("{module}/tokens")), 144.0);
+    for tag in ["wave/tokens_per_second", "wave/listen_seconds", "wave/change_seconds"] {
+        assert!(lines.iter().any(|it| it["tag"] == tag && it["value"].as_f64() > Some(0.0)), "{tag}");
+    }
+    assert!(of(&format!("{module}/loss"))["step"].as_i64() > of("model.layers.0.mlp.down_proj/loss")["step"].as_i64());
+    let table = fs::read_to_string(logs.join("metrics.csv")).unwrap();
+    assert!(table.starts_with("wall_time,step,tag,value\n") && table.lines().count() == lines.len() + 1);
+    let is_event_file = |it: &fs::DirEntry| it.file_name().to_str().unwrap().starts_with("events.out.tfevents.");
+    let events = fs::read_dir(&logs).unwrap().map(Result::unwrap).find(is_event_file).unwrap();
+    assert!(fs::read(events.path()).unwrap().windows(module.len()).any(|it| it == module.as_bytes()));
+    let inside = cell.out("refused");
+    cell.run(&inside, &format!("--log-dir {}", inside.join("logs").display())).expect(2).says(&["--log-dir"]);
+    assert!(!inside.exists());
 }
 
 #[test]

@@ -2,20 +2,21 @@
 
 mod comparison;
 mod logits;
+mod memory;
 mod rows;
 mod subject;
 mod weights;
 
 use std::{path::PathBuf, time::Instant};
 
-use calibration::check_vocabulary;
-use models::Model;
+use calibration::{check_context, check_vocabulary};
+use models::Held;
 use rayon::prelude::*;
 use serde::Serialize;
 use tensor::{DType, Tensor};
 
 use crate::{
-    Interrupt, Progress,
+    Interrupt, Progress, ceiling,
     error::{ErrorKind, Result},
     slabs::Budget,
 };
@@ -105,7 +106,7 @@ pub struct EvalOptions {
     pub compute: Compute,
     /// Worker threads; 0 means one per core.
     pub threads: usize,
-    /// Ceiling for weights and activations of a model; `None` sets none.
+    /// Ceiling for everything that is held; weights that do not fit are read again whenever they are used. `None` sets none.
     pub max_memory_bytes: Option<u64>,
     /// A request to stop.
     pub interrupt: Interrupt,
@@ -180,22 +181,26 @@ impl Evaluation {
 /// is not applied: nothing is cached here.
 ///
 /// # Errors
-/// Faults of the checkpoint, of the data, of the tokenizer; an architecture that is not supported; `NotANumber` where a
-/// row has no finite likelihood; `Option` for a reference of another vocabulary or depth, and for logits of rows that
-/// differ in length.
+/// Faults of the checkpoint, of the data, of the tokenizer; an architecture that is not supported; windows longer than the
+/// model's context; `Memory` with the number for a ceiling that is too low; `NotANumber` with the module where a row has no
+/// finite likelihood; `Option` for a reference of another vocabulary or depth, and for logits of rows that differ in length.
 pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation> {
-    let subject = Subject::open(&options.model, options.compute, options.max_memory_bytes)?;
+    let budget = ceiling::budget(options.max_memory_bytes);
+    let subject = Subject::open(&options.model, options.compute, &budget)?;
     let windows = rows::windows(options, subject.dir())?;
     if let Some(vocabulary) = subject.vocabulary() {
         let ids: Vec<Vec<u32>> = windows.iter().map(|it| it.ids.clone()).collect();
         check_vocabulary(&ids, vocabulary, None)?;
+        if let Some(limit) = subject.model().max_positions() {
+            check_context(&ids, limit)?;
+        }
     }
-    let reference = options
-        .reference
-        .as_ref()
-        .map(|it| Subject::open(it, options.compute, options.max_memory_bytes))
-        .transpose()?;
-    let _held = (subject.hold(), reference.as_ref().map(Subject::hold));
+    let open = |it: &String| Subject::open(it, options.compute, &budget);
+    let reference = options.reference.as_ref().map(open).transpose()?;
+    let subjects: Vec<&Subject> = std::iter::once(&subject).chain(&reference).collect();
+    let longest = windows.iter().map(|it| it.ids.len()).max().unwrap_or(0);
+    let holds_all = memory::holds_all(options, &subjects, longest)?;
+    let _held: Vec<Held<'_>> = subjects.iter().filter(|_| holds_all).map(|it| it.hold()).collect();
     let mut comparer = reference.as_ref().map(|it| Comparer::new(&subject, it)).transpose()?;
     let mut saved = options.save_logits.as_ref().map(|it| logits::File::create(it, &windows, &subject)).transpose()?;
     let n_read: usize = windows.iter().map(|it| it.ids.len()).sum();
@@ -223,7 +228,8 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
         })?;
         for (window, (hidden, judged)) in group.iter().zip(judged) {
             if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
-                return Err(ErrorKind::NotANumber { row, token: window.first_judged + at }.into());
+                let module = pool.install(|| subject.first_non_finite(&window.ids))?;
+                return Err(ErrorKind::NotANumber { row, token: window.first_judged + at, module }.into());
             }
             pool.install(|| {
                 if let Some(comparer) = &mut comparer {
@@ -256,14 +262,6 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
         seconds,
         comparison: comparer.zip(options.reference.clone()).map(|(it, name)| it.finish(name)),
     })
-}
-
-/// Whether all weights fit in half of the ceiling; else each is read again for every row.
-fn holds_all(model: &Model, max_memory_bytes: Option<u64>) -> bool {
-    let Some(ceiling) = max_memory_bytes else { return true };
-    let width = model.store().dtype().bits() as u64 / 8;
-    let n: u64 = model.store().parameters().map(|(_, it)| it.shape.iter().product::<usize>() as u64).sum();
-    n * width <= ceiling / 2
 }
 
 pub(crate) fn threads(wanted: usize) -> usize {

@@ -48,7 +48,8 @@ pub(super) fn windows(options: &EvalOptions, model: &Path) -> Result<Vec<Window>
     windows.retain(|it| it.ids.len() > 1);
     if windows.is_empty() {
         let path = options.data.path().display();
-        return Err(ErrorKind::NothingToDo { reason: format!("{path} has no row of two tokens or more") }.into());
+        let reason = format!("{path} has no row of two tokens or more");
+        return Err(calibration::Error::from(calibration::ErrorKind::Empty { reason }).into());
     }
     Ok(windows)
 }

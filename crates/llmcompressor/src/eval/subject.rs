@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use models::{Held, HookGuard, Hooks, Model, ModelOptions, Run, Tied};
-use tensor::{Budget as Memory, Engine, Tensor};
+use models::{Held, HookGuard, Hooks, Model, ModelOptions, NonFiniteWatch, Run, Tied};
+use tensor::{Budget, Engine, Tensor};
 
-use super::{Compute, DenseWeights, holds_all, rows::Window};
+use super::{Compute, DenseWeights, rows::Window};
 use crate::{
     activations::{quantize_activations, quantize_cache},
     catalog::Catalog,
@@ -20,7 +20,6 @@ pub(crate) struct Subject {
     engine: Engine,
     hooks: Hooks,
     _quantizers: Vec<HookGuard>,
-    holds_all: bool,
 }
 
 impl Subject {
@@ -28,19 +27,18 @@ impl Subject {
     ///
     /// # Errors
     /// Faults of the checkpoint; an architecture that is not supported.
-    pub(crate) fn open(model: &str, compute: Compute, max_memory_bytes: Option<u64>) -> Result<Self> {
+    pub(crate) fn open(model: &str, compute: Compute, budget: &Budget) -> Result<Self> {
         let source = open_source(model)?;
         let catalog = Catalog::of(&source)?;
         let config = source.config()?.clone();
         let weights = Arc::new(DenseWeights::new(source, catalog)?);
         let given: Arc<dyn models::Weights> = Arc::<DenseWeights>::clone(&weights);
         let model = Model::build(&config, given, ModelOptions { dtype: compute.dtype(), tied: Tied::Shared })?;
-        let engine = Engine::new(max_memory_bytes.map_or_else(Memory::unlimited, Memory::limited));
+        let engine = Engine::new(budget.clone());
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());
         let quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
-        let holds_all = holds_all(&model, max_memory_bytes);
-        Ok(Self { model, weights, engine, hooks, _quantizers: quantizers, holds_all })
+        Ok(Self { model, weights, engine, hooks, _quantizers: quantizers })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -76,10 +74,10 @@ impl Subject {
         &self.hooks
     }
 
-    /// Keeps all weights in memory once they are read, where they fit; else each is read again when it is needed.
-    pub(crate) fn hold(&self) -> Option<Held<'_>> {
+    /// Keeps all weights in memory once they are read.
+    pub(crate) fn hold(&self) -> Held<'_> {
         let store = self.model.store();
-        self.holds_all.then(|| store.hold(store.parameters().map(|it| it.0)))
+        store.hold(store.parameters().map(|it| it.0))
     }
 
     /// Rows of the output head's weight.
@@ -105,6 +103,14 @@ impl Subject {
     /// Logits (1, N, V) after the tokens `first..first + len`.
     pub(crate) fn logits(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {
         Ok(self.model.logits(self.run(), &self.states(hidden, first, len)?)?)
+    }
+
+    /// The innermost module whose output is the first that is not finite; the head where all before it are.
+    pub(crate) fn first_non_finite(&self, ids: &[u32]) -> Result<String> {
+        let watch = NonFiniteWatch::new(&self.model, &self.hooks, &self.engine.budget);
+        self.hidden(ids)?;
+        let head = || self.model.causal().map_or_else(String::new, |it| self.model.tree().path(it.head).to_owned());
+        Ok(watch.first().unwrap_or_else(head))
     }
 
     fn states(&self, hidden: &Tensor, first: usize, len: usize) -> Result<Tensor> {

@@ -11,7 +11,7 @@ use models::{KvCache, Run};
 use serde::Serialize;
 
 use crate::{
-    Interrupt, Progress,
+    Interrupt, Progress, ceiling,
     error::{ErrorKind, Result},
     eval::{Compute, Subject, threads},
     slabs::Budget,
@@ -147,7 +147,7 @@ pub fn generate(
     said: &mut dyn FnMut(&str) -> std::io::Result<()>,
 ) -> Result<Generation> {
     let mut sampler = Sampler::new(options.sampling)?;
-    let subject = Subject::open(&options.model, options.compute, None)?;
+    let subject = Subject::open(&options.model, options.compute, &ceiling::budget(None))?;
     let tokenizer = match &options.prompt {
         // A model without a tokenizer can be asked by ids.
         Prompt::TokenIds(_) => Tokenizer::from_dir(subject.dir()).ok(),
@@ -224,7 +224,8 @@ fn next(run: &Run<'_>, subject: &Subject, cache: Option<&KvCache>, ids: &[u32], 
     let logits = subject.model().next_logits(*run, cache, &ids[known..])?;
     let scores = logits.to_f32().map_err(models::Error::from)?;
     if scores.iter().any(|it| it.is_nan()) || scores.iter().all(|it| *it == f32::NEG_INFINITY) {
-        return Err(ErrorKind::NotANumber { row: 0, token: ids.len() }.into());
+        let module = subject.first_non_finite(ids)?;
+        return Err(ErrorKind::NotANumber { row: 0, token: ids.len(), module }.into());
     }
     Ok(sampler.choose(&scores))
 }

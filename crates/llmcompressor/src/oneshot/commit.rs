@@ -14,6 +14,8 @@ use pipelines::{Committer, ModelStore, ModifierData, Wave};
 use serde_json::{Value, json};
 
 use super::{
+    metrics::log_errors,
+    overlay::Overlay,
     plan::PlannedModule,
     target::{check_scales, read_planned},
 };
@@ -22,13 +24,29 @@ use crate::{
     error::{Error, ErrorKind, InContext, Result},
 };
 
+/// A modifier that runs alone.
+struct Turn {
+    /// Modules that it writes.
+    writes: HashSet<String>,
+    /// Modules that one before it wrote.
+    earlier: HashSet<String>,
+    /// Modules that one after it writes.
+    later: HashSet<String>,
+    /// Whether others come after it.
+    is_last: bool,
+}
+
 /// Writes modules to an output.
 pub(super) struct OutputCommitter<'a> {
     pub(super) modules: &'a IndexMap<String, PlannedModule>,
+    overlay: &'a Overlay,
     pub(super) writer: &'a Writer,
     pub(super) progress: &'a dyn Progress,
     pub(super) interrupt: &'a Interrupt,
     done: HashMap<String, DoneUnit>,
+    turn: Option<Turn>,
+    /// Modules that are no approximation of the source's.
+    transformed: HashSet<String>,
     pub(super) told: Told,
 }
 
@@ -86,19 +104,35 @@ fn part(wave: &Wave, data: Vec<ModifierData>) -> (HashMap<String, ModuleRecord>,
 impl<'a> OutputCommitter<'a> {
     pub(super) fn new(
         modules: &'a IndexMap<String, PlannedModule>,
+        overlay: &'a Overlay,
         writer: &'a Writer,
         progress: &'a dyn Progress,
         interrupt: &'a Interrupt,
+        transformed: &[String],
     ) -> Self {
+        let transformed = transformed.iter().cloned().collect();
         let done: HashMap<_, _> = writer.resumed().done.iter().map(|it| (it.name.clone(), it.clone())).collect();
         let mut told = Told::default();
         writer.resumed().done.iter().filter_map(|it| it.snapshot.as_ref()).for_each(|it| told.take_up(it));
-        Self { modules, writer, progress, interrupt, done, told }
+        Self { modules, overlay, writer, progress, interrupt, done, turn: None, transformed, told }
     }
 
-    fn planned<'w>(&self, wave: &'w Wave) -> impl Iterator<Item = &'a PlannedModule> + use<'a, 'w> {
+    /// The modules of a wave that are final behind it.
+    fn planned<'w>(&'w self, wave: &'w Wave) -> impl Iterator<Item = &'a PlannedModule> + use<'a, 'w> {
         let modules = self.modules;
-        wave.modules.iter().filter_map(|it| modules.get(it))
+        let is_final = |it: &&PlannedModule| match &self.turn {
+            Some(turn) if turn.writes.contains(&it.name) => !turn.later.contains(&it.name),
+            // What nobody writes has no better time.
+            Some(turn) => turn.is_last && !turn.earlier.contains(&it.name),
+            None => true,
+        };
+        wave.modules.iter().filter_map(|it| modules.get(it)).filter(is_final)
+    }
+
+    /// Whether the turn changes a module of the wave that is not final behind it.
+    fn prepares(&self, wave: &Wave) -> bool {
+        let is_prepared = |turn: &Turn, it: &String| turn.writes.contains(it) && turn.later.contains(it);
+        self.turn.as_ref().is_some_and(|turn| wave.modules.iter().any(|it| is_prepared(turn, it)))
     }
 
     /// Puts the written form of a module in the place of what it was, where it was changed.
@@ -142,7 +176,8 @@ impl<'a> OutputCommitter<'a> {
     }
 }
 
-fn engine_store(lifecycle: &mut CompressionLifecycle) -> Result<&mut ModelStore> {
+/// The store of the engine.
+pub(super) fn engine_store(lifecycle: &mut CompressionLifecycle) -> Result<&mut ModelStore> {
     let store = lifecycle.state.model_mut().and_then(|it| it.as_engine::<ModelStore>());
     Ok(store?)
 }
@@ -155,17 +190,31 @@ fn changed_of(store: &ModelStore, module: &PlannedModule) -> Vec<String> {
 impl Committer for OutputCommitter<'_> {
     type Error = Error;
 
+    fn turn(&mut self, modifier: usize, lifecycle: &CompressionLifecycle) -> Result<()> {
+        let model = lifecycle.state.model()?;
+        let writes = lifecycle.modifiers().iter().map(|it| it.modifier().writes(model));
+        let mut writes = writes.collect::<lifecycle::Result<Vec<_>>>()?;
+        let later = writes.split_off(modifier + 1);
+        let own = writes.pop().unwrap_or_default();
+        let all = |names: Vec<Vec<String>>| names.into_iter().flatten().collect();
+        let is_last = later.is_empty();
+        self.turn = Some(Turn { writes: all(vec![own]), earlier: all(writes), later: all(later), is_last });
+        Ok(())
+    }
+
     fn concerns(&self, wave: &Wave) -> bool {
-        self.planned(wave).next().is_some()
+        self.planned(wave).next().is_some() || self.prepares(wave)
     }
 
     fn is_done(&self, wave: &Wave) -> bool {
-        self.planned(wave).all(|it| self.done.contains_key(&it.name))
+        // What is not final is found again, by the same numbers.
+        self.planned(wave).all(|it| self.done.contains_key(&it.name)) && !self.prepares(wave)
     }
 
     fn replay(&mut self, wave: &Wave, lifecycle: &mut CompressionLifecycle) -> Result<Option<Value>> {
         let mut snapshot = None;
-        for module in self.planned(wave) {
+        let planned: Vec<&PlannedModule> = self.planned(wave).collect();
+        for module in planned {
             let Some(kept) = self.done.get(&module.name).and_then(|it| it.snapshot.as_ref()) else { continue };
             let changed = kept["changed"].as_array().into_iter().flatten();
             let changed = changed.filter_map(|it| it.as_str().map(str::to_owned)).collect();
@@ -184,7 +233,8 @@ impl Committer for OutputCommitter<'_> {
         let store = engine_store(lifecycle)?;
         let mut units = Vec::new();
         let mut changes = Vec::new();
-        for module in self.planned(wave) {
+        let planned: Vec<&PlannedModule> = self.planned(wave).collect();
+        for module in planned {
             let changed = changed_of(store, module);
             if !self.done.contains_key(&module.name) {
                 let begin = Instant::now();
@@ -211,16 +261,34 @@ impl Committer for OutputCommitter<'_> {
         }
         self.told.say(said);
         self.writer.commit(&units)?;
-        for (module, changed) in changes {
-            self.read_back(store, module, &changed)?;
+        for (module, changed) in &changes {
+            self.read_back(store, module, changed)?;
             self.progress.advance(module.input_bytes());
+        }
+        if lifecycle.state.loggers.is_some() {
+            let mut written = Vec::new();
+            for (module, weight) in changes.iter().filter_map(|it| Some((it.0, it.0.weight.as_ref()?))) {
+                written.push((module.name.as_str(), weight.read_back(self.writer)?));
+            }
+            log_errors(lifecycle, wave, &self.transformed, written.into_iter())?;
         }
         Ok(())
     }
 
     fn release(&mut self, wave: &Wave, lifecycle: &mut CompressionLifecycle) -> Result<()> {
         let store = engine_store(lifecycle)?;
-        wave.modules.iter().for_each(|it| store.forget(it));
+        let Some(turn) = self.turn.as_ref().filter(|it| !it.is_last) else {
+            wave.modules.iter().for_each(|it| store.forget(it));
+            return Ok(());
+        };
+        // The next modifier sees what this one has left.
+        let folder = self.writer.scratch_dir()?;
+        for module in &wave.modules {
+            store.move_changes(module, |name, bytes| self.overlay.put(name, bytes, &folder))?;
+            if !turn.later.contains(module) {
+                store.forget_added(module);
+            }
+        }
         Ok(())
     }
 

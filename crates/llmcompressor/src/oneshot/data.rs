@@ -33,7 +33,7 @@ pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engi
     let tokenizer = has_tokenizer.then(|| Tokenizer::from_dir(dir)).transpose()?;
     let settings = DataSettings {
         tokenizer: tokenizer.map(Arc::new),
-        limits: ModelLimits { vocabulary_rows, max_positions: None },
+        limits: ModelLimits { vocabulary_rows, max_positions: model.max_positions() },
         ..DataSettings::default()
     };
     let Some(mut data) = CalibrationData::open(arguments, &settings)? else {

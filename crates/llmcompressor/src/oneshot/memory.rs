@@ -2,21 +2,12 @@
 
 use checkpoint::Writer;
 use pipelines::{Needs, Spill};
-use tensor::Budget;
 
 use super::OneshotOptions;
-use crate::error::{ErrorKind, Result};
-
-/// What the program holds beside everything that is planned: code, headers, tokenizer, token ids.
-const BASE_BYTES: u64 = 80 << 20;
-
-/// The engine's budget.
-///
-/// It refuses nothing that was not refused up front, for a ceiling that holds the least need holds the run: the plan's numbers
-/// decide what stays in memory, and the budget stops what was not planned.
-pub(super) fn budget(options: &OneshotOptions) -> Budget {
-    options.max_memory_bytes.map_or_else(Budget::unlimited, Budget::limited)
-}
+use crate::{
+    ceiling::PROGRAM_BYTES,
+    error::{ErrorKind, Result},
+};
 
 /// Refuses a ceiling below the least need.
 ///
@@ -41,5 +32,5 @@ pub(super) fn spill(options: &OneshotOptions, needs: &Needs, writer: &Writer) ->
 }
 
 fn least(needs: &Needs) -> u64 {
-    BASE_BYTES + needs.engine_bytes() + needs.modifier_bytes()
+    PROGRAM_BYTES + needs.engine_bytes() + needs.modifier_bytes()
 }

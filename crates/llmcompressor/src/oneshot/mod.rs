@@ -5,8 +5,11 @@ mod commit;
 mod data;
 mod ending;
 mod memory;
+mod metrics;
 mod options;
+mod overlay;
 mod page;
+mod pipeline;
 mod plan;
 mod report;
 mod target;
@@ -17,14 +20,11 @@ use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, Tenso
 use compressed_tensors::config::{FORMAT_VERSION, write_section};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate, recipe::Role};
-use models::{Model, ModelOptions, Tied};
+use models::{Model, ModelOptions, Tied, Weights};
 use modifiers::MODIFIERS;
-use pipelines::{
-    DataFree, ModelStore, Sequential,
-    choice::{PipelineKind, choose_pipeline},
-};
+use pipelines::{ModelStore, choice::PipelineKind};
 use serde_json::Value;
-use tensor::{DType, Engine, Routing};
+use tensor::{DType, Engine};
 
 pub use ending::write_page;
 pub use modifiers::quantization::{Distance, ModuleRecord};
@@ -32,7 +32,7 @@ pub use options::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, Reci
 pub use report::{Inputs, ModuleReport, OneshotReport, Verification};
 
 use crate::{
-    ExitCode, Progress,
+    ExitCode, Progress, ceiling,
     error::{Error, ErrorKind, Result},
     model_config::{remove_section, set_section, untie},
     model_free::{RunStatus, Tolerance},
@@ -41,6 +41,8 @@ use crate::{
 };
 use best::{best_recipe, gains_by_data};
 use commit::OutputCommitter;
+use overlay::Overlay;
+use pipeline::Run;
 use plan::{Copied, Heads, Plan, PlannedModule, plan};
 use report::{module_warnings, peak_resident_bytes, scheme_text};
 
@@ -58,9 +60,11 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let begin = Instant::now();
     let source = Arc::new(open_source(&options.model)?);
     refuse_compressed(&source)?;
+    let overlay = Arc::new(Overlay::new(Arc::clone(&source)));
+    let weights: Arc<dyn Weights> = Arc::<Overlay>::clone(&overlay);
     let build = ModelOptions { dtype: options.compute.dtype(), tied: Tied::Separate };
-    let model = Arc::new(Model::open(Arc::clone(&source), build)?);
-    let engine = Engine::new(memory::budget(options));
+    let model = Arc::new(Model::build(source.config()?, weights, build)?);
+    let engine = Engine::new(ceiling::budget(options.max_memory_bytes));
     let mut lifecycle = CompressionLifecycle::new(Registry::new(MODIFIERS));
     let state = StateUpdate {
         model: Some(Box::new(ModelStore::new(Arc::clone(&model), engine.clone())?)),
@@ -70,28 +74,16 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let recipe = Some(recipe(options, &model, progress)?);
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() })?;
     lifecycle.state.min_expert_tokens = options.expert_calibration().min_tokens();
-    let needs = lifecycle.modifiers().iter().map(|it| it.modifier().needs_data());
-    let choice = choose_pipeline(needs, options.pipeline.as_deref()).map_err(|error| ErrorKind::Option {
-        option: "--pipeline",
-        found: error.name,
-        expected: "basic, sequential, datafree or independent".to_owned(),
-    })?;
-    let pipeline = match choice.pipeline {
-        PipelineKind::Independent => {
-            PipelineKind::infer(lifecycle.modifiers().iter().map(|it| it.modifier().needs_data()))
-        }
-        other => other,
-    };
+    let (pipeline, overruled) = pipeline::choose(options, &lifecycle)?;
     let dtype = model.store().dtype();
     let plan = plan(&source, &model, &lifecycle, options.max_shard_bytes)?;
     if plan.modules.is_empty() {
         return Err(ErrorKind::NothingToDo { reason: "no modifier of the recipe writes to a module".to_owned() }.into());
     }
-    let data = match pipeline {
-        PipelineKind::DataFree => None,
-        _ => Some(data::load(&options.data, source.dir(), &model, &engine)?),
-    };
+    let reads_data = pipeline::reads_data(pipeline, &lifecycle);
+    let data = reads_data.then(|| data::load(&options.data, source.dir(), &model, &engine)).transpose()?;
     let mut warnings = source.warnings().to_vec();
+    warnings.extend(overruled);
     if let Some(data) = &data {
         warnings.extend(data.notes.iter().cloned());
     } else if options.data.is_dataset_provided() {
@@ -106,13 +98,10 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         ("numerics profile".to_owned(), engine.profile.isa().name().to_owned()),
         ("tool".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
-    let run = Run::new(options, &model, &engine, data.is_some());
-    let needs = match (&run, &data) {
-        (Run::Sequential(it), Some(data)) => it.needs(&lifecycle, data.batch_tokens, data.n_tokens as u64)?,
-        (Run::Sequential(it), None) => it.needs(&lifecycle, 0, 0)?,
-        (Run::DataFree(it), _) => it.needs(&lifecycle)?,
-    };
+    let run = Run::new(pipeline, options, &model, &engine);
+    let needs = run.needs(&mut lifecycle, data.as_ref())?;
     memory::check(options, &needs)?;
+    metrics::check(options)?;
     let opened = Writer::open_or_resume(&OutputPlan {
         dir: options.output.clone(),
         shards: plan.shards.clone(),
@@ -168,19 +157,15 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         progress.warn(&format!("`{unit}` was damaged since it was written; it is done again"));
     }
     report.n_resumed = writer.resumed().done.len();
+    lifecycle.state.loggers = metrics::loggers(options)?;
     report.phases.insert("setup".to_owned(), begin.elapsed().as_secs_f64());
     let pool = Budget { threads, slab_bytes: 0 }.thread_pool()?;
     progress.begin("compressing", plan.modules.values().map(PlannedModule::input_bytes).sum());
     let outcome = pool.install(|| {
-        let mut committer = OutputCommitter::new(&plan.modules, &writer, progress, &options.interrupt);
-        let times = match (run, data) {
-            (Run::Sequential(mut it), Some(data)) => {
-                it.spill = memory::spill(options, &needs, &writer)?;
-                it.run(&mut lifecycle, data.batches, &mut committer)?
-            }
-            (Run::Sequential(it), None) => it.run(&mut lifecycle, Vec::new(), &mut committer)?,
-            (Run::DataFree(it), _) => it.run(&mut lifecycle, &mut committer)?,
-        };
+        let mut committer =
+            OutputCommitter::new(&plan.modules, &overlay, &writer, progress, &options.interrupt, &report.transformed);
+        let spill = memory::spill(options, &needs, &writer)?;
+        let times = run.execute(&mut lifecycle, data, spill, &mut committer)?;
         lifecycle.finalize()?;
         Ok((times, committer.told))
     });
@@ -222,34 +207,6 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     })?;
     ending::verify_once(&mut report, options, progress)?;
     Ok(report)
-}
-
-/// The pipeline of a run.
-enum Run {
-    Sequential(Sequential),
-    DataFree(DataFree),
-}
-
-impl Run {
-    fn new(options: &OneshotOptions, model: &Arc<Model>, engine: &Engine, has_data: bool) -> Self {
-        let model = Arc::clone(model);
-        if !has_data {
-            return Self::DataFree(DataFree { model });
-        }
-        let routing = match options.expert_calibration() {
-            ExpertCalibration::All => Routing::All,
-            ExpertCalibration::Routed | ExpertCalibration::RoutedThenFallback { .. } => Routing::Chosen,
-        };
-        let (engine, partition) = (engine.clone(), options.partition);
-        Self::Sequential(Sequential {
-            model,
-            engine,
-            partition,
-            routing,
-            window: options.batch_window.max(1),
-            spill: None,
-        })
-    }
 }
 
 fn recipe(options: &OneshotOptions, model: &Model, progress: &dyn Progress) -> Result<RecipeInput> {

@@ -94,6 +94,8 @@ pub struct OneshotOptions {
     pub max_memory_bytes: Option<u64>,
     /// Cuts output shards at this size.
     pub max_shard_bytes: u64,
+    /// A folder for the numbers of the run: JSON lines, CSV and TensorBoard events, wave by wave and module by module.
+    pub log_dir: Option<PathBuf>,
     /// What to do with an output that exists.
     pub existing: Existing,
     /// Whether `.py` files of the source are copied.
@@ -123,6 +125,7 @@ impl OneshotOptions {
             threads: 0,
             max_memory_bytes: None,
             max_shard_bytes: Self::DEFAULT_SHARD_BYTES,
+            log_dir: None,
             existing: Existing::Resume,
             remote_code: Tolerance::Allow,
             final_check: FinalCheck::default(),

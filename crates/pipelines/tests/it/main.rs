@@ -9,7 +9,7 @@ use lifecycle::{
     Settings, State, StateUpdate, Tap, TapPoint,
 };
 use models::{Model, ModelOptions, Run};
-use pipelines::{CalibrationBatch, Committer, Error, ModelStore, ModifierData, Partition, Sequential, Wave};
+use pipelines::{CalibrationBatch, Committer, Error, ModelStore, ModifierData, Partition, Passes, Sequential, Wave};
 use serde_json::Value;
 use tempfile::TempDir;
 use tensor::{Budget, Engine, Routing};
@@ -142,7 +142,7 @@ fn watch(
     let recipe = Some(RecipeInput::Modifier(Box::new(watcher)));
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
     let batches = batches(&engine);
-    let run = Sequential { model, engine, partition, routing: Routing::All, window, spill: None };
+    let run = Sequential { model, engine, partition, routing: Routing::All, window, spill: None, passes: Passes::Own };
     run.run(&mut lifecycle, batches, &mut Nobody).unwrap();
     lifecycle.finalize().unwrap();
     let seen = seen.lock().unwrap();
