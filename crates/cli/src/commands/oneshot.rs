@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Recipe: a YAML or JSON file
     #[arg(long, value_name = "FILE", required_unless_present = "scheme", conflicts_with = "scheme")]
     recipe: Option<PathBuf>,
-    /// Compress all linears but the output head to a preset scheme, by the best method known for it (`llmcompressor list schemes`)
+    /// Compress all linears but the output head to a preset scheme, by a method of ours for it (`llmcompressor list schemes`)
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
     /// Calibration data: a file, a folder, or the name of a data set

@@ -1,4 +1,4 @@
-//! The recipe of a run that names a scheme alone: the best method that we know for it.
+//! The recipe of a run that names a scheme alone.
 
 use compressed_tensors::{args::QuantizationType, presets::preset, scheme::QuantizationScheme};
 use modifiers::smoothquant::mappings::MAPPINGS;

@@ -16,7 +16,7 @@ pub enum RecipeSource {
     File(PathBuf),
     /// A recipe as text.
     Text(String),
-    /// A preset scheme for all linears but the output head, by the best method that we know for it.
+    /// A preset scheme for all linears but the output head, by our method for it.
     Scheme(String),
 }
 
