@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, ValueEnum};
+use llmcompressor::eval::Compute;
 
 use crate::commands::Command;
 
@@ -60,4 +61,25 @@ impl Global {
 /// Reads `268435456`, `256MiB`, `5GB`.
 pub(crate) fn byte_count(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|it| it.0).map_err(|_| format!("`{text}` is no size (examples: 512MiB, 5GB, 1000000)"))
+}
+
+/// The type that a model computes in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Dtype {
+    /// What the config says
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<Dtype> for Compute {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Auto => Self::Auto,
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+        }
+    }
 }

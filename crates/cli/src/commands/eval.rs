@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use llmcompressor::{
     Error, ErrorKind, ExitCode, Interrupt,
-    eval::{Compute, EvalOptions, Judge, Windows, eval},
+    eval::{EvalOptions, Judge, Windows, eval},
 };
 
 use crate::{
-    args::{Format, Global, byte_count},
+    args::{Dtype, Format, Global, byte_count},
     printer,
     progress::Terminal,
     signals,
@@ -78,15 +78,6 @@ enum Metric {
     Sqnr,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Dtype {
-    /// What the config says
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
     let compares = options.metric.iter().any(|it| *it != Metric::Ppl);
     if compares && options.reference.is_none() {
@@ -113,12 +104,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         save_logits: options.save_logits,
         seq_len: options.seq_len,
         max_samples: options.max_samples,
-        compute: match options.dtype {
-            Dtype::Auto => Compute::Auto,
-            Dtype::F32 => Compute::F32,
-            Dtype::Bf16 => Compute::Bf16,
-            Dtype::F16 => Compute::F16,
-        },
+        compute: options.dtype.into(),
         threads: options.threads,
         max_memory_bytes: options.max_memory,
         interrupt,

@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use llmcompressor::{
     ExitCode, Interrupt,
-    eval::Compute,
     generate::{Caching, GenerateOptions, Prompt, Sampling, generate},
 };
 
 use crate::{
-    args::{Format, Global},
+    args::{Dtype, Format, Global},
     printer,
     progress::Terminal,
     signals,
@@ -64,15 +63,6 @@ pub(crate) struct Options {
     threads: usize,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Dtype {
-    /// What the config says
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::default();
     signals::connect(&interrupt)?;
@@ -85,12 +75,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     let job = GenerateOptions {
         max_new_tokens: options.max_new_tokens,
         sampling: Sampling { temperature, top_k, top_p, seed },
-        compute: match options.dtype {
-            Dtype::Auto => Compute::Auto,
-            Dtype::F32 => Compute::F32,
-            Dtype::Bf16 => Compute::Bf16,
-            Dtype::F16 => Compute::F16,
-        },
+        compute: options.dtype.into(),
         threads: options.threads,
         cache: if options.no_cache { Caching::Recomputed } else { Caching::Kept },
         interrupt,

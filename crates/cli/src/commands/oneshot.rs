@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use llmcompressor::{
     ExitCode, Interrupt,
-    eval::Compute,
     model_free::{Existing, Tolerance},
     oneshot::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, oneshot},
 };
 
 use crate::{
-    args::{Format, Global, byte_count},
+    args::{Dtype, Format, Global, byte_count},
     printer,
     progress::Terminal,
     signals,
@@ -123,15 +122,6 @@ enum Experts {
     RoutedThenFallback,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Dtype {
-    /// What the config says
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
 pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode> {
     let is_chosen = options.recipe.is_none();
     let recipe = match (options.recipe, options.scheme) {
@@ -158,12 +148,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         PartitionName::BeforeTargets => Partition::BeforeTargets,
         PartitionName::Compat => Partition::Compat,
     };
-    job.compute = match options.dtype {
-        Dtype::Auto => Compute::Auto,
-        Dtype::F32 => Compute::F32,
-        Dtype::Bf16 => Compute::Bf16,
-        Dtype::F16 => Compute::F16,
-    };
+    job.compute = options.dtype.into();
     job.batch_window = options.batch_window;
     job.pipeline = options.pipeline;
     job.threads = options.threads;
