@@ -45,8 +45,6 @@ pub(super) struct OutputCommitter<'a> {
     pub(super) interrupt: &'a Interrupt,
     done: HashMap<String, DoneUnit>,
     turn: Option<Turn>,
-    /// Modules that are no approximation of the source's.
-    transformed: HashSet<String>,
     pub(super) told: Told,
 }
 
@@ -108,13 +106,11 @@ impl<'a> OutputCommitter<'a> {
         writer: &'a Writer,
         progress: &'a dyn Progress,
         interrupt: &'a Interrupt,
-        transformed: &[String],
     ) -> Self {
-        let transformed = transformed.iter().cloned().collect();
         let done: HashMap<_, _> = writer.resumed().done.iter().map(|it| (it.name.clone(), it.clone())).collect();
         let mut told = Told::default();
         writer.resumed().done.iter().filter_map(|it| it.snapshot.as_ref()).for_each(|it| told.take_up(it));
-        Self { modules, overlay, writer, progress, interrupt, done, turn: None, transformed, told }
+        Self { modules, overlay, writer, progress, interrupt, done, turn: None, told }
     }
 
     /// The modules of a wave that are final behind it.
@@ -177,7 +173,7 @@ impl<'a> OutputCommitter<'a> {
 }
 
 /// The store of the engine.
-pub(super) fn engine_store(lifecycle: &mut CompressionLifecycle) -> Result<&mut ModelStore> {
+fn engine_store(lifecycle: &mut CompressionLifecycle) -> Result<&mut ModelStore> {
     let store = lifecycle.state.model_mut().and_then(|it| it.as_engine::<ModelStore>());
     Ok(store?)
 }
@@ -265,12 +261,9 @@ impl Committer for OutputCommitter<'_> {
             self.read_back(store, module, changed)?;
             self.progress.advance(module.input_bytes());
         }
-        if lifecycle.state.loggers.is_some() {
-            let mut written = Vec::new();
-            for (module, weight) in changes.iter().filter_map(|it| Some((it.0, it.0.weight.as_ref()?))) {
-                written.push((module.name.as_str(), weight.read_back(self.writer)?));
-            }
-            log_errors(lifecycle, wave, &self.transformed, written.into_iter())?;
+        if let Some(loggers) = &mut lifecycle.state.loggers {
+            let records = changes.iter().filter_map(|(module, _)| self.told.records.get(&module.name));
+            log_errors(loggers, wave, records)?;
         }
         Ok(())
     }

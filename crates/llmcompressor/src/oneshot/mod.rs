@@ -125,7 +125,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         },
         modifiers: lifecycle.modifiers().iter().map(|it| it.modifier().type_name().to_owned()).collect(),
         pipeline: pipeline.name().to_owned(),
-        partition: options.partition.name().to_owned(),
+        partition: pipeline::partition(pipeline, options).name().to_owned(),
         dtype: dtype.to_string(),
         n_samples: data.as_ref().map_or(0, |it| it.n_samples),
         n_tokens: data.as_ref().map_or(0, |it| it.n_tokens),
@@ -162,8 +162,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let pool = Budget { threads, slab_bytes: 0 }.thread_pool()?;
     progress.begin("compressing", plan.modules.values().map(PlannedModule::input_bytes).sum());
     let outcome = pool.install(|| {
-        let mut committer =
-            OutputCommitter::new(&plan.modules, &overlay, &writer, progress, &options.interrupt, &report.transformed);
+        let mut committer = OutputCommitter::new(&plan.modules, &overlay, &writer, progress, &options.interrupt);
         let spill = memory::spill(options, &needs, &writer)?;
         let times = run.execute(&mut lifecycle, data, spill, &mut committer)?;
         lifecycle.finalize()?;
@@ -238,7 +237,7 @@ fn refuse_compressed(source: &Source) -> Result<()> {
 
 /// What decides the bytes beside source, recipe and data.
 fn settings(options: &OneshotOptions, dtype: DType, pipeline: PipelineKind) -> String {
-    let (partition, experts) = (options.partition.name(), options.expert_calibration().text());
+    let (partition, experts) = (pipeline::partition(pipeline, options).name(), options.expert_calibration().text());
     format!("dtype {dtype}, partition {partition}, pipeline {}, experts {experts}", pipeline.name())
 }
 

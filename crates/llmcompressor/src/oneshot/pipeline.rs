@@ -46,6 +46,11 @@ pub(super) fn reads_data(kind: PipelineKind, lifecycle: &CompressionLifecycle) -
     }
 }
 
+/// Where waves begin: one pipeline has the reference's layers, whatever the options say.
+pub(super) fn partition(kind: PipelineKind, options: &OneshotOptions) -> Partition {
+    if kind == PipelineKind::LayerSequential { Partition::Compat } else { options.partition }
+}
+
 /// A pipeline, ready to run.
 pub(super) enum Run {
     Basic(Basic),
@@ -59,7 +64,7 @@ impl Run {
         let sequential = Sequential {
             model: Arc::clone(model),
             engine: engine.clone(),
-            partition: options.partition,
+            partition: partition(kind, options),
             routing: match options.expert_calibration() {
                 ExpertCalibration::All => Routing::All,
                 ExpertCalibration::Routed | ExpertCalibration::RoutedThenFallback { .. } => Routing::Chosen,
@@ -73,9 +78,7 @@ impl Run {
             PipelineKind::Sequential => Self::Sequential(sequential),
             PipelineKind::DataFree => Self::DataFree(DataFree { model: Arc::clone(model) }),
             PipelineKind::Independent => Self::Independent(Independent { sequential }),
-            PipelineKind::LayerSequential => {
-                Self::Sequential(Sequential { partition: Partition::Compat, passes: Passes::Joint, ..sequential })
-            }
+            PipelineKind::LayerSequential => Self::Sequential(Sequential { passes: Passes::Joint, ..sequential }),
         }
     }
 
