@@ -259,8 +259,13 @@ fn threads_memory_and_batch_windows_do_not_change_the_bytes() {
         cell.run(&first, "--threads 1").expect(0);
         let refused = cell.run(&cell.out("refused"), "--max-memory 1MiB").expect(77);
         let least = refused.err.split("--max-memory ").last().unwrap().trim().to_owned();
-        let others =
-            ["--threads 2 --max-memory 4GiB --batch-window 3".to_owned(), format!("--threads 4 --max-memory {least}")];
+        // Without a ceiling each thread has windows of its own.
+        let others = [
+            "--threads 2".to_owned(),
+            "--threads 4 --batch-window 3".to_owned(),
+            "--threads 2 --max-memory 4GiB --batch-window 3".to_owned(),
+            format!("--threads 4 --max-memory {least}"),
+        ];
         for (idx, options) in others.iter().enumerate() {
             let other = cell.out(&format!("other-{idx}"));
             cell.run(&other, options).expect(0);
