@@ -2,18 +2,21 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use checkpoint::Source;
 use compressed_tensors::{
     args::{Dynamic, QuantizationArgs, QuantizationStrategy},
+    config::SchemeTable,
     dynamic::fake_quantize_dynamic,
+    kv_cache::{check_attention_scheme, is_cached_attention},
     numbers::{Float, read_f32, write_f32},
     quantize::{Qparams, ScaleMap, fake_quantize},
     scales::Arithmetic,
     scheme::QuantizationScheme,
+    target::{NamedModule, is_narrow_match},
 };
 use graph::ModuleId;
 use models::{BoxedError, HookGuard, Hooks, Model, Tap};
@@ -66,30 +69,49 @@ pub(crate) fn quantize_activations(
     Ok(guards)
 }
 
-/// Quantizes keys and values of every attention of `model` as `catalog` says of caches, while the guards live.
+/// Quantizes keys, values and queries of the attentions of `model` as `catalog` says of caches and of attention, while the
+/// guards live.
 ///
 /// # Errors
-/// `Format` for scales that are of an unknown type and for schemes without stored scales, and a scale that is absent.
-pub(crate) fn quantize_cache(
+/// `Format` for a scale that is absent or of an unknown type, for static schemes of a strategy that attention has no scales
+/// for, and for a scheme of attention with weights or outputs.
+pub(crate) fn quantize_attentions(
     hooks: &Hooks,
     budget: &Budget,
     model: &Model,
     (source, catalog): (&Source, &Catalog),
 ) -> Result<Vec<HookGuard>> {
     let Method::CompressedTensors(config) = &catalog.method else { return Ok(Vec::new()) };
-    let Some(args) = config.quantization.as_ref().and_then(|it| it.kv_cache_scheme.as_ref()) else {
+    let Some(config) = &config.quantization else { return Ok(Vec::new()) };
+    if config.kv_cache_scheme.is_none() && config.config_groups.is_empty() {
         return Ok(Vec::new());
-    };
-    let is_known = matches!(args.strategy, QuantizationStrategy::Tensor | QuantizationStrategy::AttnHead);
-    if args.dynamic != Dynamic::No || !is_known {
-        let what = format!("a kv_cache_scheme of strategy `{}` without stored scales", args.strategy.name());
-        return Err(compressed_tensors::Error::from(compressed_tensors::ErrorKind::Unsupported { what }))
-            .context("config.json");
     }
+    let (tree, table) = (model.tree(), SchemeTable::new(config).context("config.json")?);
+    let classes: Vec<[&str; 1]> = tree.ids().map(|id| [tree.class(id)]).collect();
+    let modules: Vec<NamedModule<'_>> =
+        tree.ids().map(|id| NamedModule { name: tree.path(id), classes: &classes[id.index()] }).collect();
     let mut guards = Vec::new();
-    for module in model.attentions()? {
-        for (tap, local) in [(Tap::Key, "k"), (Tap::Value, "v")] {
-            let quantizer = Quantizer::read(args, source, &format!("{}.{local}", model.tree().path(module)))?;
+    for module in model.attentions()?.into_iter().collect::<BTreeSet<_>>() {
+        let children: Vec<&str> = tree.children(module).map(|it| it.0).collect();
+        if !is_cached_attention(tree.class(module), &children) {
+            continue;
+        }
+        let assigned = table.assign(modules[module.index()]).context("config.json")?;
+        let is_meant = || is_narrow_match(modules.iter().copied(), table.targets(), tree.path(module));
+        let scheme = match assigned {
+            Some(it) if is_meant().context("config.json")? => Some(it.scheme),
+            _ => None,
+        };
+        scheme.map_or(Ok(()), check_attention_scheme).context("config.json")?;
+        // A scheme of attention is one of its cache too.
+        let (args, taps) = match (scheme.and_then(|it| it.input_activations.as_ref()), &config.kv_cache_scheme) {
+            (Some(args), _) => (args, &[(Tap::Query, "q"), (Tap::Key, "k"), (Tap::Value, "v")][..]),
+            (None, Some(args)) => (args, &[(Tap::Key, "k"), (Tap::Value, "v")][..]),
+            (None, None) => continue,
+        };
+        check_static(args)?;
+        for &(tap, local) in taps {
+            let quantizer = Quantizer::read(args, source, &format!("{}.{local}", stored_name(model, module)))?;
             let budget = budget.clone();
             guards.push(
                 hooks.add(module, tap, move |heard| {
@@ -99,6 +121,28 @@ pub(crate) fn quantize_cache(
         }
     }
     Ok(guards)
+}
+
+/// Refuses arguments whose stored scales attention does not have.
+fn check_static(args: &QuantizationArgs) -> Result<()> {
+    let is_known = matches!(args.strategy, QuantizationStrategy::Tensor | QuantizationStrategy::AttnHead);
+    if is_known || args.dynamic != Dynamic::No {
+        return Ok(());
+    }
+    let what = format!(
+        "static quantization of keys and values by strategy `{}`, expected `tensor` or `attn_head`, or `dynamic: true`",
+        args.strategy.name()
+    );
+    Err(compressed_tensors::Error::from(compressed_tensors::ErrorKind::Unsupported { what })).context("config.json")
+}
+
+/// The name under which a module's own tensors are stored: that of a projection without its last part.
+fn stored_name(model: &Model, module: ModuleId) -> &str {
+    let stored = model.tree().children(module).find_map(|(name, child)| {
+        let weight = &model.store().info(model.linear(child)?.weight).name;
+        weight.strip_suffix(".weight")?.strip_suffix(name)?.strip_suffix('.')
+    });
+    stored.unwrap_or_else(|| model.tree().path(module))
 }
 
 fn taps(scheme: &QuantizationScheme) -> impl Iterator<Item = (Tap, &QuantizationArgs, &'static str)> {
@@ -167,7 +211,9 @@ impl Quantizer {
         let arithmetic = Arithmetic::of(&self.args)?;
         Tensor::build_bytes(budget, dtype, shape, |out| {
             out.par_chunks_mut(task * width).zip(values.par_chunks(task)).try_for_each(|(out, values)| {
-                let shape = if is_one_range { shape } else { &[1, values.len() / columns, columns] };
+                // A token is all heads of it; groups end within a head.
+                let row = if self.args.strategy == QuantizationStrategy::Token { heads * columns } else { columns };
+                let shape = if is_one_range { shape } else { &[1, values.len() / row, row] };
                 let mut quantized = vec![0.0; values.len()];
                 match &self.calibrated {
                     Some(qparams) => {
@@ -195,4 +241,34 @@ fn numbers(source: &Source, name: &str) -> Result<Vec<f32>> {
     let mut values = vec![0.0; entry.shape.iter().product()];
     read_f32(entry.dtype, &source.read(entry)?, &mut values).context(format!("tensor `{name}`"))?;
     Ok(values)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use compressed_tensors::args::ArgsBuilder;
+    use tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_token_of_keys_has_one_range_over_all_its_heads() {
+        let (tokens, heads, width) = (2 * TASK_TOKENS + 3, 2, 4);
+        let values: Vec<f32> = (0..tokens * heads * width).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let args = ArgsBuilder::int(8).strategy(QuantizationStrategy::Token).dynamic(Dynamic::Yes).build().unwrap();
+        let quantizer = Quantizer { args, calibrated: None, global_scale: None };
+        let budget = Budget::unlimited();
+        let given = budget.tensor::<f32>(values.clone(), &[1, tokens, heads, width]).unwrap();
+        let found = quantizer.apply(&budget, &given).unwrap();
+        assert_eq!((found.dtype(), found.shape()), (DType::F32, given.shape()));
+        for (token, (found, values)) in
+            found.to_f32().unwrap().chunks(heads * width).zip(values.chunks(heads * width)).enumerate()
+        {
+            let scale = values.iter().fold(0.0, |max: f32, it| max.max(it.abs())) / 127.5;
+            for (found, value) in found.iter().zip(values) {
+                let expected = (value / scale).round_ties_even().clamp(-128.0, 127.0) * scale;
+                assert!((found - expected).abs() <= 1e-6 * scale, "token {token}: {found} {expected}");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 const PROMPT: &str = "The old man and the";
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
@@ -23,7 +23,7 @@ fn generated(model: &Path, options: &[&str]) -> Value {
 }
 
 /// The embedded model in `dir`, its files changed by `change`.
-fn changed(dir: &Path, change: impl FnOnce(&Path)) -> PathBuf {
+pub(crate) fn changed(dir: &Path, change: impl FnOnce(&Path)) -> PathBuf {
     let model = dir.join("model");
     std::fs::create_dir(&model).unwrap();
     for entry in std::fs::read_dir(fixture("tiny-llama")).unwrap() {
@@ -34,7 +34,7 @@ fn changed(dir: &Path, change: impl FnOnce(&Path)) -> PathBuf {
     model
 }
 
-fn with_json(path: &Path, change: impl FnOnce(&mut Value)) {
+pub(crate) fn with_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     change(&mut value);
     std::fs::write(path, value.to_string()).unwrap();

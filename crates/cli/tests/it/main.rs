@@ -9,6 +9,7 @@ mod examples;
 mod experts;
 mod generate;
 mod interruption;
+mod kv_cache;
 mod memory;
 mod model_dirs;
 mod observers;

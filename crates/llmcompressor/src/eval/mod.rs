@@ -177,8 +177,8 @@ impl Evaluation {
 /// Perplexity of `options.model` on `options.data`, with special tokens as the tokenizer adds them, the mean over predicted
 /// tokens; and its distance from `options.reference`.
 ///
-/// Compressed weights are made dense when they are read; activations are quantized as the config says. A `kv_cache_scheme`
-/// is not applied: nothing is cached here.
+/// Compressed weights are made dense when they are read; activations are quantized as the config says, and so are keys, after
+/// rotation, and values where there is a `kv_cache_scheme` or a scheme of attention, which quantizes queries too.
 ///
 /// # Errors
 /// Faults of the checkpoint, of the data, of the tokenizer; an architecture that is not supported; windows longer than the

@@ -1,4 +1,4 @@
-//! A model that runs: dense in memory, its activations quantized as its config says.
+//! A model that runs: dense in memory, its activations, keys and values quantized as its config says.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,7 +7,7 @@ use tensor::{Budget, Engine, Tensor};
 
 use super::{Compute, DenseWeights, rows::Window};
 use crate::{
-    activations::{quantize_activations, quantize_cache},
+    activations::{quantize_activations, quantize_attentions},
     catalog::Catalog,
     error::Result,
     source::open_source,
@@ -37,7 +37,8 @@ impl Subject {
         let engine = Engine::new(budget.clone());
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());
-        let quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
+        let mut quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
+        quantizers.extend(quantize_attentions(&hooks, &engine.budget, &model, stored)?);
         Ok(Self { model, weights, engine, hooks, _quantizers: quantizers })
     }
 
@@ -55,15 +56,6 @@ impl Subject {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// Quantizes keys and values as the checkpoint says of caches, while the guards live.
-    ///
-    /// # Errors
-    /// Scales that are absent; a scheme that caches do not have.
-    pub(crate) fn quantize_cache(&self) -> Result<Vec<HookGuard>> {
-        let stored = (self.weights.source(), self.weights.catalog());
-        quantize_cache(&self.hooks, &self.engine.budget, &self.model, stored)
     }
 
     pub(crate) fn model(&self) -> &Model {

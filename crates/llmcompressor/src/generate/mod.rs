@@ -135,7 +135,7 @@ impl Generation {
 /// Adds tokens to a prompt; `said` hears text as soon as it is whole.
 ///
 /// Compressed weights are made dense when they are read, activations are quantized as the config says, and so are the keys
-/// and values that are kept, where there is a `kv_cache_scheme`.
+/// and values that are kept, where there is a `kv_cache_scheme` or a scheme of attention.
 ///
 /// # Errors
 /// Faults of the checkpoint, of the tokenizer, of the prompt; an architecture that is not supported; `Option` for numbers
@@ -167,7 +167,6 @@ pub fn generate(
     let stops = prompt::stops(subject.dir(), subject.config()?, tokenizer.as_ref())?;
     let end = prompt_tokens.saturating_add(options.max_new_tokens).min(context.unwrap_or(usize::MAX));
     let _held = subject.hold();
-    let _quantizers = subject.quantize_cache()?;
     let cache = match options.cache {
         Caching::Recomputed => None,
         Caching::Kept => {
