@@ -11,7 +11,7 @@ use std::{
 
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use llmcompressor::Progress;
+use llmcompressor::{Counted, Progress};
 
 use crate::args::Verbosity;
 
@@ -32,8 +32,9 @@ enum Style {
 
 struct Phase {
     name: String,
-    total_bytes: u64,
-    done_bytes: AtomicU64,
+    unit: Counted,
+    total: u64,
+    done: AtomicU64,
     began: Instant,
     said: Instant,
     bar: Option<ProgressBar>,
@@ -63,11 +64,15 @@ impl Terminal {
 }
 
 impl Progress for Terminal {
-    fn begin(&self, name: &str, total_bytes: u64) {
+    fn begin(&self, name: &str, total: u64, unit: Counted) {
         let bar = matches!(self.style, Style::Bar).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
-            let template =
-                "{msg:<12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta}";
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let template = match unit {
+                Counted::Bytes => {
+                    "{msg:<12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta}"
+                }
+                Counted::Tokens => "{msg:<12} {wide_bar} {human_pos}/{human_len} tokens {per_sec} eta {eta}",
+            };
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -77,8 +82,9 @@ impl Progress for Terminal {
         self.with_phase(|phase| {
             *phase = Some(Phase {
                 name: name.to_owned(),
-                total_bytes,
-                done_bytes: AtomicU64::new(0),
+                unit,
+                total,
+                done: AtomicU64::new(0),
                 began: Instant::now(),
                 said: Instant::now(),
                 bar,
@@ -86,16 +92,16 @@ impl Progress for Terminal {
         });
     }
 
-    fn advance(&self, bytes: u64) {
+    fn advance(&self, amount: u64) {
         self.with_phase(|phase| {
             let Some(phase) = phase else { return };
-            let done = phase.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let done = phase.done.fetch_add(amount, Ordering::Relaxed) + amount;
             if let Some(bar) = &phase.bar {
                 bar.set_position(done);
             }
             if matches!(self.style, Style::Lines) && phase.said.elapsed() >= BETWEEN_LINES {
                 phase.said = Instant::now();
-                say(&format!("{}: {} of {}", phase.name, ByteSize(done), ByteSize(phase.total_bytes)));
+                say(&format!("{}: {} of {}", phase.name, shown(done, phase.unit), shown(phase.total, phase.unit)));
             }
         });
     }
@@ -108,8 +114,12 @@ impl Progress for Terminal {
             }
             if !matches!(self.style, Style::Nothing) {
                 let seconds = phase.began.elapsed().as_secs_f64();
-                let rate = phase.done_bytes.load(Ordering::Relaxed) as f64 / 1e9 / seconds.max(1e-9);
-                say(&format!("{}: {} in {seconds:.1} s, {rate:.2} GB/s", phase.name, ByteSize(phase.total_bytes)));
+                let rate = phase.done.load(Ordering::Relaxed) as f64 / seconds.max(1e-9);
+                let rate = match phase.unit {
+                    Counted::Bytes => format!("{:.2} GB/s", rate / 1e9),
+                    Counted::Tokens => format!("{rate:.0} tokens/s"),
+                };
+                say(&format!("{}: {} in {seconds:.1} s, {rate}", phase.name, shown(phase.total, phase.unit)));
             }
         });
     }
@@ -125,6 +135,13 @@ impl Progress for Terminal {
                 None => print(),
             }
         });
+    }
+}
+
+fn shown(amount: u64, unit: Counted) -> String {
+    match unit {
+        Counted::Bytes => ByteSize(amount).to_string(),
+        Counted::Tokens => format!("{amount} tokens"),
     }
 }
 

@@ -39,4 +39,4 @@ pub mod verify;
 
 pub use error::{Columns, Error, ErrorKind, Result};
 pub use exit::ExitCode;
-pub use progress::{Interrupt, Progress, Silent};
+pub use progress::{Counted, Interrupt, Progress, Silent};

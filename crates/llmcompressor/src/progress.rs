@@ -5,12 +5,21 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+/// What the input of a phase is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Bytes of tensors.
+    Bytes,
+    /// Tokens of a text.
+    Tokens,
+}
+
 /// Receives the progress of a job; every method may be called from any thread.
 pub trait Progress: Sync {
-    /// A phase begins that will process `total_bytes` of input.
-    fn begin(&self, phase: &str, total_bytes: u64);
-    /// `bytes` more of the phase's input are done.
-    fn advance(&self, bytes: u64);
+    /// A phase begins that will process `total` of input, counted in `unit`.
+    fn begin(&self, phase: &str, total: u64, unit: Counted);
+    /// `amount` more of the phase's input is done.
+    fn advance(&self, amount: u64);
     /// The phase is over.
     fn end(&self);
     /// Something a person should know, said once.
@@ -22,8 +31,8 @@ pub trait Progress: Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _phase: &str, _total_bytes: u64) {}
-    fn advance(&self, _bytes: u64) {}
+    fn begin(&self, _phase: &str, _total: u64, _unit: Counted) {}
+    fn advance(&self, _amount: u64) {}
     fn end(&self) {}
     fn warn(&self, _text: &str) {}
 }

@@ -33,6 +33,15 @@ fn the_embedded_model_has_the_perplexity_that_transformers_gives_it() {
 }
 
 #[test]
+fn progress_of_judging_is_counted_in_tokens() {
+    let (dense, data) = (text(&fixture("tiny-llama")), text(&fixture("eval.jsonl")));
+    let told = run(&["eval", &dense, "--data", &data, "--seq-len", "64", "--max-samples", "3"]).expect(0);
+    // All rows are longer.
+    let line = told.err.lines().find(|it| it.starts_with("evaluating: ")).unwrap();
+    assert!(line.starts_with("evaluating: 192 tokens in ") && line.ends_with(" tokens/s"), "{line}");
+}
+
+#[test]
 fn activations_are_quantized_as_the_config_says() {
     let dir = tempdir().unwrap();
     let (dense, data) = (text(&fixture("tiny-llama")), text(&fixture("eval.jsonl")));

@@ -33,8 +33,11 @@ fn arguments(bits: u32, kind: &str, strategy: &str, dynamic: bool) -> Value {
     json!({"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": true, "dynamic": dynamic})
 }
 
+/// Names and values of scales.
+type Scales<'a> = &'a [(&'a str, &'a [f32])];
+
 /// The embedded model with these scales in every attention.
-fn quantized(dir: &Path, cache: &Value, groups: &Value, scales: &[(&str, &[f32])]) -> PathBuf {
+fn quantized(dir: &Path, cache: &Value, groups: &Value, scales: Scales<'_>) -> PathBuf {
     changed(dir, |dir| {
         change_tensors(dir, |tensors| {
             for (layer, (name, values)) in (0..4).flat_map(|layer| scales.iter().map(move |it| (layer, it))) {
@@ -59,7 +62,7 @@ fn keys_values_and_queries_are_quantized_as_compressed_tensors_does() {
     let heads: [(&str, &[f32]); 3] =
         [("k_scale", &[1.0, 0.5]), ("v_scale", &[0.125, 0.25]), ("q_scale", &[1.0, 0.5, 2.0, 0.75])];
     // The nll is that of transformers with compressed-tensors 0.19.
-    let cases: [(Value, Value, &[(&str, &[f32])], f64); 4] = [
+    let cases: [(Value, Value, Scales<'_>, f64); 4] = [
         (arguments(8, "float", "tensor", false), json!({}), &[("k_scale", &[0.75]), ("v_scale", &[0.125])], 1.936_292),
         (arguments(4, "int", "tensor", false), json!({}), &[("k_scale", &[1.0]), ("v_scale", &[0.25])], 1.964_790),
         (per_head.clone(), json!({}), &heads[..2], 2.043_720),
@@ -89,7 +92,7 @@ fn a_dynamic_cache_is_quantized_by_ranges_of_its_own() {
 #[test]
 fn attention_without_its_scales_or_with_arguments_it_has_none_for_is_refused() {
     let data = text(&fixture("eval.jsonl"));
-    let refused = |cache: &Value, groups: &Value, scales: &[(&str, &[f32])], words: &[&str]| {
+    let refused = |cache: &Value, groups: &Value, scales: Scales<'_>, words: &[&str]| {
         let dir = tempdir().unwrap();
         let model = text(&quantized(dir.path(), cache, groups, scales));
         run(&["eval", &model, "--data", &data, "--max-samples", "1"]).expect(65).says(words);
@@ -111,8 +114,8 @@ fn attention_without_its_scales_or_with_arguments_it_has_none_for_is_refused() {
 fn what_oneshot_writes_of_a_cache_is_what_eval_applies() {
     let dir = tempdir().unwrap();
     let recipe = dir.path().join("recipe.yaml");
-    let arguments = "{num_bits: 4, type: int, strategy: attn_head, dynamic: false, symmetric: true}";
-    std::fs::write(&recipe, format!("QuantizationModifier:\n  kv_cache_scheme: {arguments}\n")).unwrap();
+    let modifier = json!({"QuantizationModifier": {"kv_cache_scheme": arguments(4, "int", "tensor", false)}});
+    std::fs::write(&recipe, json!({"quant_stage": {"quant_modifiers": modifier}}).to_string()).unwrap();
     let output = dir.path().join("out");
     let (model, calib) = (text(&fixture("tiny-llama")), text(&fixture("calib.jsonl")));
     let options = ["--num-samples", "2", "--seq-len", "64", "--quiet"];

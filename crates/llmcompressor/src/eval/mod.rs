@@ -16,7 +16,7 @@ use serde::Serialize;
 use tensor::{DType, Tensor};
 
 use crate::{
-    Interrupt, Progress, ceiling,
+    Counted, Interrupt, Progress, ceiling,
     error::{ErrorKind, Result},
     slabs::Budget,
 };
@@ -205,7 +205,7 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
     let mut saved = options.save_logits.as_ref().map(|it| logits::File::create(it, &windows, &subject)).transpose()?;
     let n_read: usize = windows.iter().map(|it| it.ids.len()).sum();
     let begin = Instant::now();
-    progress.begin("evaluating", n_read as u64);
+    progress.begin("evaluating", n_read as u64, Counted::Tokens);
     let pool = Budget { threads: threads(options.threads), slab_bytes: 0 }.thread_pool()?;
     let (mut sum, mut tokens, mut row) = (0.0, 0, 0);
     // The first window by itself, since it brings the weights into memory; then one for each thread, where memory has no

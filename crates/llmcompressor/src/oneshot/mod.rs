@@ -32,7 +32,7 @@ pub use options::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, Reci
 pub use report::{Inputs, ModuleReport, OneshotReport, Verification};
 
 use crate::{
-    ExitCode, Progress, ceiling,
+    Counted, ExitCode, Progress, ceiling,
     error::{Error, ErrorKind, Result},
     model_config::{remove_section, set_section, untie},
     model_free::{RunStatus, Tolerance},
@@ -160,7 +160,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     lifecycle.state.loggers = metrics::loggers(options)?;
     report.phases.insert("setup".to_owned(), begin.elapsed().as_secs_f64());
     let pool = Budget { threads, slab_bytes: 0 }.thread_pool()?;
-    progress.begin("compressing", plan.modules.values().map(PlannedModule::input_bytes).sum());
+    progress.begin("compressing", plan.modules.values().map(PlannedModule::input_bytes).sum(), Counted::Bytes);
     let outcome = pool.install(|| {
         let mut committer = OutputCommitter::new(&plan.modules, &overlay, &writer, progress, &options.interrupt);
         let spill = memory::spill(options, &needs, &writer)?;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Unit, Worker, shards::plan_shards};
 use crate::{
-    ExitCode, Interrupt, Progress,
+    Counted, ExitCode, Interrupt, Progress,
     error::{Error, ErrorKind, Result},
     slabs::{Budget, Slabs, Spare},
 };
@@ -111,7 +111,7 @@ impl Rewrite<'_> {
         let pending: Vec<&dyn Unit> =
             self.units.iter().map(AsRef::as_ref).filter(|it| !done.contains(it.name())).collect();
         let begin = Instant::now();
-        progress.begin(self.settings.activity, pending.iter().map(|it| it.input_bytes()).sum());
+        progress.begin(self.settings.activity, pending.iter().map(|it| it.input_bytes()).sum(), Counted::Bytes);
         let outcome = self.process(&pending, &budget, &writer, progress);
         progress.end();
         if let Err(error) = outcome {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{FaultKind, ModuleCheck, Verdict};
 use crate::{
+    Counted,
     catalog::{Catalog, Method, StoredModule, is_activation_parameter},
     error::{ErrorKind, InContext, Result},
     slabs::{Slabs, least_common_multiple},
@@ -51,7 +52,7 @@ pub(super) fn check(
     let source_catalog = Catalog::of(source)?;
     let told = Told::by(output);
     let total: u64 = source.tensors().map(TensorEntry::n_bytes).sum();
-    slabs.progress.begin("comparing", total);
+    slabs.progress.begin("comparing", total, Counted::Bytes);
     let mut explained: HashSet<&str> = HashSet::new();
     for module in &source_catalog.modules {
         let Some(made) = output_catalog.get(&module.name) else { continue };
