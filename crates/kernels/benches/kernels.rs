@@ -8,6 +8,7 @@ use std::hint::black_box;
 
 use kernels::activation::{self, Activation};
 use kernels::attention::{self, Attention, Mask};
+use kernels::gemm::int8::{self, Scales};
 use kernels::gemm::{self, reference};
 use kernels::gptq_sweep::{self, Rounding, ScaleType, Sweep};
 use kernels::rms_norm::{self, RmsNorm, Rounded};
@@ -29,12 +30,13 @@ fn main() {
     let threads = rayon::current_num_threads();
     println!("profile {}, {threads} threads", bench.profile.isa());
     println!(
-        "peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, copy {:.1} GB/s",
-        bench.peaks.f32, bench.peaks.bf16, bench.peaks.copy
+        "peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, int8 {:.0} GOP/s, copy {:.1} GB/s",
+        bench.peaks.f32, bench.peaks.bf16, bench.peaks.int8, bench.peaks.copy
     );
     println!("{:<44} {:>10} {:>10} {:>10} {:>8}", "", "ms", "rate", "of peak", "x ref");
     bench.gemm::<f32>();
     bench.gemm::<bf16>();
+    bench.gemm_int8();
     bench.syrk::<f32>();
     bench.syrk::<bf16>();
     bench.cholesky();
@@ -51,11 +53,16 @@ struct Bench {
     peaks: peak::Peaks,
 }
 
+/// Rows, K and columns of products; the last is a step of decoding.
+const GEMM_SHAPES: [(usize, usize, usize); 4] =
+    [(2048, 4096, 4096), (512, 1024, 4096), (4096, 256, 1024), (1, 4096, 4096)];
+
 /// What a line's rate counts, and so which peak it is held against.
 #[derive(Clone, Copy)]
 enum Work {
     F32(f64),
     Bf16(f64),
+    Int8(f64),
     Bytes(f64),
 }
 
@@ -76,6 +83,7 @@ impl Bench {
         let (amount, peak, unit) = match work {
             Work::F32(amount) => (amount, self.peaks.f32, "GF/s"),
             Work::Bf16(amount) => (amount, self.peaks.bf16, "GF/s"),
+            Work::Int8(amount) => (amount, self.peaks.int8, "GO/s"),
             Work::Bytes(amount) => (amount, self.peaks.copy, "GB/s"),
         };
         let rate = amount / time * 1e-9;
@@ -88,7 +96,7 @@ impl Bench {
     }
 
     fn gemm<T: Element>(&self) {
-        for (rows, depth, cols) in [(2048, 4096, 4096), (512, 1024, 4096), (4096, 256, 1024), (1, 4096, 4096)] {
+        for (rows, depth, cols) in GEMM_SHAPES {
             let name = format!("gemm {} ({rows}, {depth}, {cols})", type_name::<T>());
             let (x, w) = (numbers::<T>(rows * depth), numbers::<T>(cols * depth));
             let (x, w) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
@@ -110,6 +118,35 @@ impl Bench {
                         None,
                         MatMut::new(black_box(&mut few), 4, 4).unwrap(),
                     );
+                },
+            );
+        }
+    }
+
+    fn gemm_int8(&self) {
+        let codes = |len: usize| numbers::<f32>(len).iter().map(|it| (it * 127.0) as i8).collect::<Vec<i8>>();
+        for (rows, depth, cols) in GEMM_SHAPES {
+            let (x, w) = (codes(rows * depth), codes(cols * depth));
+            let (x, w) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+            let (of_x, of_w) = (vec![0.01; rows], vec![0.01; cols]);
+            let scales = Scales { x: &of_x, w: &of_w, zero_points: None };
+            let mut y = vec![0.0f32; rows * cols];
+            let (some_x, some_w) = (codes(4 * depth), codes(4 * depth));
+            let few_scales = Scales { x: &of_x[..1], w: &of_w[..1], zero_points: None };
+            let mut few = [0.0f32; 16];
+            let amount = 2.0 * (rows * depth * cols) as f64;
+            self.line(
+                &format!("gemm int8 ({rows}, {depth}, {cols})"),
+                Work::Int8(amount),
+                32.0 * depth as f64 / amount,
+                || {
+                    let y = MatMut::new(&mut y, rows, cols).unwrap();
+                    int8::linear(self.profile, x, w, &scales, None, y).unwrap();
+                },
+                || {
+                    let (x, w) = (Mat::new(&some_x, 4, depth).unwrap(), Mat::new(&some_w, 4, depth).unwrap());
+                    let y = MatMut::new(black_box(&mut few), 4, 4).unwrap();
+                    int8::reference::linear(x, w, &few_scales, None, y);
                 },
             );
         }

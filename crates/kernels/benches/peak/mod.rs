@@ -14,6 +14,8 @@ pub(crate) struct Peaks {
     pub(crate) f32: f64,
     /// `vdpbf16ps`, or f32 where the processor lacks it.
     pub(crate) bf16: f64,
+    /// Integer multiply-add by `vpdpbusd`, or by `vpmaddwd` where the processor lacks it.
+    pub(crate) int8: f64,
     /// Copy of 256 MiB.
     pub(crate) copy: f64,
 }
@@ -22,7 +24,7 @@ pub(crate) struct Peaks {
 pub(crate) fn measure() -> Peaks {
     let f32 = rate(f32_loop);
     let bf16 = if Profile::new(Isa::Avx512Bf16).is_ok() { rate(bf16_loop) } else { f32 };
-    Peaks { f32, bf16, copy: copy() }
+    Peaks { f32, bf16, int8: rate(int8_loop), copy: copy() }
 }
 
 fn rate(work: fn(u64) -> f64) -> f64 {
@@ -55,11 +57,11 @@ mod x86 {
     use std::hint::black_box;
 
     macro_rules! chains {
-        ($name:ident, $features:literal, $splat:path, |$x:ident, $sum:ident| $step:expr) => {
+        ($name:ident, $features:literal, $splat:path, $given:literal, |$x:ident, $sum:ident| $step:expr) => {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(rounds: u64) {
-                let $x = $splat(black_box(0.5));
-                let mut sums = [$splat(black_box(1.0)); 24];
+                let $x = $splat(black_box($given));
+                let mut sums = [$splat(black_box($given)); 24];
                 for _ in 0..rounds {
                     for $sum in &mut sums {
                         *$sum = $step;
@@ -70,12 +72,27 @@ mod x86 {
         };
     }
 
-    chains!(avx512, "avx512f", _mm512_set1_ps, |x, sum| _mm512_fmadd_ps(x, *sum, x));
-    chains!(pairs, "avx512f,avx512bf16", _mm512_set1_ps, |x, sum| {
+    chains!(avx512, "avx512f", _mm512_set1_ps, 0.5, |x, sum| _mm512_fmadd_ps(x, *sum, x));
+    chains!(pairs, "avx512f,avx512bf16", _mm512_set1_ps, 0.5, |x, sum| {
         // SAFETY: both types are 64 bytes without invalid values.
         let x = unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
         _mm512_dpbf16_ps(*sum, x, x)
     });
+
+    chains!(dots, "avx512f,avx512vnni", _mm512_set1_epi32, 3, |x, sum| _mm512_dpbusd_epi32(*sum, x, x));
+
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn words(rounds: u64) {
+        let x = _mm256_set1_epi16(black_box(3));
+        let mut sums = [_mm256_set1_epi32(black_box(1)); 12];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                // The multiplication depends on the sum, so that it stays in the loop.
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, *sum));
+            }
+        }
+        black_box(sums);
+    }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn avx2(rounds: u64) {
@@ -114,6 +131,23 @@ fn bf16_loop(rounds: u64) -> f64 {
     rounds as f64 * 24.0 * 64.0
 }
 
+#[cfg(target_arch = "x86_64")]
+fn int8_loop(rounds: u64) -> f64 {
+    match Profile::detect().isa() {
+        Isa::Portable => plain(rounds),
+        // SAFETY: the profile has AVX-512, and the processor was just asked for the rest.
+        Isa::Avx512 | Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => unsafe {
+            x86::dots(rounds);
+            rounds as f64 * 24.0 * 128.0
+        },
+        // SAFETY: every other profile has AVX2.
+        _ => unsafe {
+            x86::words(rounds);
+            rounds as f64 * 12.0 * 32.0
+        },
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn f32_loop(rounds: u64) -> f64 {
     plain(rounds)
@@ -121,6 +155,11 @@ fn f32_loop(rounds: u64) -> f64 {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn bf16_loop(rounds: u64) -> f64 {
+    plain(rounds)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn int8_loop(rounds: u64) -> f64 {
     plain(rounds)
 }
 

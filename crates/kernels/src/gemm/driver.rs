@@ -2,9 +2,13 @@
 //!
 //! Only the order of k matters to the bits; where rows and columns are cut does not.
 
+mod int8;
+
 use std::cell::RefCell;
 
 use rayon::prelude::*;
+
+pub(crate) use int8::{multiply_bytes, multiply_words};
 
 use super::PANEL;
 use super::pack::{Pack, Strip};

@@ -5,6 +5,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod driver;
+pub mod int8;
 pub(crate) mod pack;
 mod portable;
 pub mod reference;

@@ -1,5 +1,7 @@
 //! Operands in the order in which tiles read them: for each k, the rows (of a) or columns (of b) of one panel together.
 
+mod int8;
+
 use super::tile::Pair;
 use crate::{Element, Isa, Mat, Profile, bf16};
 
