@@ -36,6 +36,8 @@ pub struct ModuleFacts {
     pub parameters: IndexMap<String, ParameterFacts>,
     /// Whether the module belongs to the machinery (an observer, an online transform): never matched.
     pub internal: bool,
+    /// Whether the run leaves the module as it is: patterns match it, and no modifier takes it up.
+    pub frozen: bool,
 }
 
 /// A fault about a name that a model lacks.

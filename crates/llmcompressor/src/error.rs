@@ -128,6 +128,24 @@ pub enum ErrorKind {
         /// Names that are close to it.
         nearest: Vec<String>,
     },
+    /// A chosen module that cannot be compressed apart from one that is not.
+    #[error("module `{module}` is chosen and `{other}` is not: {reason}")]
+    Inseparable {
+        /// The chosen module.
+        module: String,
+        /// The other one.
+        other: String,
+        /// What binds them.
+        reason: String,
+    },
+    /// An output of which nothing can be done again.
+    #[error("`{}` cannot be gone on from: {reason}", dir.display())]
+    Unsuitable {
+        /// The output.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Nothing would be quantized.
     #[error("no module would be quantized: {reason}")]
     NothingToDo {
@@ -275,9 +293,11 @@ impl Error {
             | ErrorKind::SourceMethod { .. }
             | ErrorKind::Unexplained { .. }
             | ErrorKind::Parse { .. } => ExitCode::BadInput,
-            ErrorKind::Unservable { .. } | ErrorKind::TiedEmbedding { .. } | ErrorKind::Memory { .. } => {
-                ExitCode::Refused
-            }
+            ErrorKind::Unservable { .. }
+            | ErrorKind::TiedEmbedding { .. }
+            | ErrorKind::Memory { .. }
+            | ErrorKind::Inseparable { .. }
+            | ErrorKind::Unsuitable { .. } => ExitCode::Refused,
             ErrorKind::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::InputAbsent,
             ErrorKind::File { .. } => ExitCode::Io,
             ErrorKind::Model(error) => model_code(error),
@@ -306,6 +326,8 @@ impl Error {
             ErrorKind::TiedEmbedding { .. } => {
                 Some("--ignore it, or let `llmcompressor oneshot` write a head of its own".to_owned())
             }
+            ErrorKind::Inseparable { .. } => Some("choose both or neither; a pattern that names a module chooses all that lies in it".to_owned()),
+            ErrorKind::Unsuitable { .. } => Some("run the whole model with --recipe alone".to_owned()),
             ErrorKind::NonFinite { .. } => Some("the checkpoint is damaged; --allow-non-finite quantizes it all the same".to_owned()),
             ErrorKind::NotANumber { module, .. } | ErrorKind::NotFinite { module, .. } => Some(format!(
                 "look at the weights of `{module}`, and at the type computed in: f16 overflows above 65504 (--dtype)"

@@ -57,6 +57,11 @@ impl ModelStore {
         &self.engine
     }
 
+    /// Leaves modules as they are: patterns match them, and no modifier takes them up.
+    pub fn freeze(&mut self, is_frozen: impl Fn(&str) -> bool) {
+        self.facts.iter_mut().for_each(|it| it.frozen = is_frozen(&it.name));
+    }
+
     /// Keeps what a module was given in a batch.
     pub(crate) fn keep(&mut self, module: ModuleId, batch_idx: usize, inputs: Vec<Tensor>) {
         self.kept.insert((module, batch_idx), inputs);

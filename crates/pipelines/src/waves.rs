@@ -128,7 +128,8 @@ impl Waves {
             WaveKind::Targets => {
                 let tapped = declared.iter().flat_map(|it| it.taps.iter().map(|it| it.0));
                 let written = declared.iter().flat_map(|it| it.writes.iter().copied());
-                tapped.chain(written).filter(|it| model.tree().children(*it).next().is_none()).collect()
+                let is_leaf = |it: &ModuleId| model.tree().children(*it).next().is_none();
+                with_idle_layers(model, tapped.chain(written).filter(is_leaf).collect())?
             }
             _ => model.match_targets::<&str>(&[])?,
         };
@@ -160,6 +161,19 @@ impl Waves {
         let waves = order.into_iter().enumerate().map(|(index, ids)| Wave::new(index, model, ids, None));
         Self { kind: WaveKind::Parents, waves: waves.collect() }
     }
+}
+
+/// Targets, and the first linear of each decoder layer that holds none: a run of idle layers in one wave would be in memory
+/// together.
+fn with_idle_layers(model: &Model, targets: BTreeSet<ModuleId>) -> Result<BTreeSet<ModuleId>> {
+    let tree = model.tree();
+    let is_below = |layer: ModuleId, it: ModuleId| {
+        std::iter::successors(Some(it), |it| tree.parent(*it)).any(|around| around == layer)
+    };
+    let idle = model.match_targets::<&str>(&[])?.into_iter().filter(|it| !targets.iter().any(|at| is_below(*it, *at)));
+    let first = |layer: ModuleId| tree.ids().find(|it| model.linear(*it).is_some() && is_below(layer, *it));
+    let first: Vec<ModuleId> = idle.filter_map(first).collect();
+    Ok(targets.into_iter().chain(first).collect())
 }
 
 /// How far a subgraph has to run for taps to be heard.

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use llmcompressor::{
     ExitCode, Interrupt,
     model_free::{Existing, Tolerance},
-    oneshot::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, oneshot},
+    oneshot::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, Scope, oneshot},
 };
 
 use crate::{
@@ -37,6 +37,17 @@ pub(crate) struct Options {
     /// Compress all linears but the output head to a preset scheme, by a method of ours for it (`llmcompressor list schemes`)
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
+    /// Take up only modules that match, or lie in one that does; all others stay as they are. May be repeated
+    ///
+    /// A name, a class, or `re:` with a regular expression, as targets of recipes are.
+    #[arg(long, value_name = "PATTERN")]
+    only_layers: Vec<String>,
+    /// Do only modules again that match, or lie in one that does; all others are taken over from --from. May be repeated
+    #[arg(long, value_name = "PATTERN", requires = "from", conflicts_with = "only_layers")]
+    redo: Vec<String>,
+    /// A finished output of the same MODEL, for --redo
+    #[arg(long, value_name = "FINISHED", requires = "redo")]
+    from: Option<PathBuf>,
     /// Calibration data: a file, a folder, or the name of a data set
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
@@ -132,6 +143,11 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     let interrupt = Interrupt::default();
     signals::connect(&interrupt)?;
     let mut job = OneshotOptions::new(options.model, options.out, recipe);
+    job.scope = match options.from {
+        Some(from) => Scope::Redo { patterns: options.redo, from },
+        None if options.only_layers.is_empty() => Scope::All,
+        None => Scope::Only { patterns: options.only_layers },
+    };
     job.data.dataset = options.data;
     job.data.text_column = options.text_column;
     job.data.max_seq_length = options.seq_len;

@@ -17,6 +17,7 @@ mod oneshot;
 mod page;
 mod presets;
 mod recipe;
+mod redo;
 mod reports;
 mod same_bytes;
 mod sources;

@@ -143,8 +143,13 @@ impl Cell {
     /// Starts a run and kills it once the journal has `lines` lines and `polls` more looks were taken; true where it was killed
     /// before it was done.
     pub(crate) fn kill_after(&self, out: &Path, lines: usize, polls: usize) -> bool {
+        self.kill_with("", out, lines, polls)
+    }
+
+    /// As [`kill_after`](Self::kill_after), of a run with options.
+    pub(crate) fn kill_with(&self, options: &str, out: &Path, lines: usize, polls: usize) -> bool {
         let journal = out.join(".llmc").join("journal.jsonl");
-        let mut child = self.command(out, "--threads 1").spawn().unwrap();
+        let mut child = self.command(out, &format!("{options} --threads 1")).spawn().unwrap();
         let mut left = polls;
         loop {
             if child.try_wait().unwrap().is_some() {
@@ -432,7 +437,7 @@ fn experts_that_lie_in_one_tensor_or_under_other_names_are_refused_and_nothing_i
 }
 
 /// The golden model with one weight for embedding and head.
-fn tied_llama(to: &Path) {
+pub(crate) fn tied_llama(to: &Path) {
     copy_model("llama", to);
     change_tensors(to, |tensors| drop(tensors.remove("lm_head.weight").unwrap()));
     let mut config = config_of(to);

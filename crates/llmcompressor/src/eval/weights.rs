@@ -9,6 +9,9 @@ use crate::{
     error::Result,
 };
 
+/// Dense bytes that are made at once beside those that were asked for.
+const SLAB_BYTES: usize = 8 << 20;
+
 /// A checkpoint whose compressed weights appear as `<module>.weight`.
 pub(crate) struct DenseWeights {
     source: Source,
@@ -57,13 +60,20 @@ impl Weights for DenseWeights {
         let matrix = &module.matrix;
         let (row_bytes, quantum) = (matrix.row_bytes().max(1), matrix.row_quantum().max(1));
         let start = usize::try_from(offset_bytes)?;
+        let end = start.checked_add(out.len()).filter(|it| *it <= matrix.rows.saturating_mul(row_bytes));
+        let end = end.ok_or("the tensor ends before these bytes")?;
         // The rows that hold the bytes, from a row that reading may begin at.
         let first = start / row_bytes / quantum * quantum;
-        let end = (start + out.len()).div_ceil(row_bytes).next_multiple_of(quantum).min(matrix.rows);
-        let mut rows = Vec::new();
-        matrix.read_rows(&self.source, first..end, &mut rows)?;
-        let from = start - first * row_bytes;
-        out.copy_from_slice(rows.get(from..from + out.len()).ok_or("the tensor ends before these bytes")?);
+        let last = end.div_ceil(row_bytes).next_multiple_of(quantum).min(matrix.rows);
+        let step = (SLAB_BYTES / row_bytes / quantum).max(1) * quantum;
+        let mut slab = Vec::new();
+        for first in (first..last).step_by(step) {
+            let rows = first..(first + step).min(last);
+            let bytes = start.max(rows.start * row_bytes)..end.min(rows.end * row_bytes);
+            matrix.read_rows(&self.source, rows, &mut slab)?;
+            let of_slab = bytes.start - first * row_bytes..bytes.end - first * row_bytes;
+            out[bytes.start - start..bytes.end - start].copy_from_slice(&slab[of_slab]);
+        }
         Ok(())
     }
 }

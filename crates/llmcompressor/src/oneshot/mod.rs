@@ -4,6 +4,7 @@ mod best;
 mod commit;
 mod data;
 mod ending;
+mod finished;
 mod memory;
 mod metrics;
 mod options;
@@ -12,6 +13,7 @@ mod page;
 mod pipeline;
 mod plan;
 mod report;
+mod scope;
 mod target;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -28,8 +30,8 @@ use tensor::{DType, Engine};
 
 pub use ending::write_page;
 pub use modifiers::quantization::{Distance, ModuleRecord};
-pub use options::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource};
-pub use report::{Inputs, ModuleReport, OneshotReport, Verification};
+pub use options::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, Scope};
+pub use report::{Inputs, ModuleReport, OneshotReport, ScopeReport, Verification};
 
 use crate::{
     Counted, ExitCode, Progress, ceiling,
@@ -43,8 +45,9 @@ use best::{best_recipe, gains_by_data};
 use commit::OutputCommitter;
 use overlay::Overlay;
 use pipeline::Run;
-use plan::{Copied, Heads, Plan, PlannedModule, plan};
+use plan::{Copied, Heads, Origin, Plan, PlannedModule, plan};
 use report::{module_warnings, peak_resident_bytes, scheme_text};
+use scope::Selection;
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 8 << 20;
@@ -60,26 +63,29 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let begin = Instant::now();
     let source = Arc::new(open_source(&options.model)?);
     refuse_compressed(&source)?;
-    let overlay = Arc::new(Overlay::new(Arc::clone(&source)));
-    let weights: Arc<dyn Weights> = Arc::<Overlay>::clone(&overlay);
-    let build = ModelOptions { dtype: options.compute.dtype(), tied: Tied::Separate };
-    let model = Arc::new(Model::build(source.config()?, weights, build)?);
+    let (mut overlay, mut model) = build(&source, Arc::<Source>::clone(&source), options)?;
+    let selection = Selection::of(options, &source, &model)?;
+    if let Some(weights) = selection.weights(&source, &model) {
+        (overlay, model) = build(&source, weights, options)?;
+    }
     let engine = Engine::new(ceiling::budget(options.max_memory_bytes));
+    let mut store = ModelStore::new(Arc::clone(&model), engine.clone())?;
+    if let Some(chosen) = &selection.chosen {
+        store.freeze(|it| !chosen.contains(it));
+    }
     let mut lifecycle = CompressionLifecycle::new(Registry::new(MODIFIERS));
-    let state = StateUpdate {
-        model: Some(Box::new(ModelStore::new(Arc::clone(&model), engine.clone())?)),
-        start: Some(-1.0),
-        ..StateUpdate::default()
-    };
+    let state = StateUpdate { model: Some(Box::new(store)), start: Some(-1.0), ..StateUpdate::default() };
     let recipe = Some(recipe(options, &model, progress)?);
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() })?;
     lifecycle.state.min_expert_tokens = options.expert_calibration().min_tokens();
     let (pipeline, overruled) = pipeline::choose(options, &lifecycle)?;
     let dtype = model.store().dtype();
-    let plan = plan(&source, &model, &lifecycle, options.max_shard_bytes)?;
+    let plan = plan(&source, &model, &lifecycle, &selection, options.max_shard_bytes)?;
     if plan.modules.is_empty() {
-        return Err(ErrorKind::NothingToDo { reason: "no modifier of the recipe writes to a module".to_owned() }.into());
+        let which = if selection.chosen.is_some() { "a chosen module" } else { "a module" };
+        return Err(ErrorKind::NothingToDo { reason: format!("no modifier of the recipe writes to {which}") }.into());
     }
+    selection.check_fused(&model, &plan.schemes)?;
     let reads_data = pipeline::reads_data(pipeline, &lifecycle);
     let data = reads_data.then(|| data::load(&options.data, source.dir(), &model, &engine)).transpose()?;
     let mut warnings = source.warnings().to_vec();
@@ -90,7 +96,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         warnings.push("no modifier of the recipe needs data; none was read".to_owned());
     }
     warnings.iter().for_each(|it| progress.warn(it));
-    let fingerprints = IndexMap::from([
+    let mut fingerprints = IndexMap::from([
         ("source".to_owned(), source.fingerprint().to_owned()),
         ("recipe".to_owned(), recipe_hash(&lifecycle)),
         ("data".to_owned(), data.as_ref().map_or_else(String::new, |it| it.fingerprint.clone())),
@@ -98,6 +104,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         ("numerics profile".to_owned(), engine.profile.isa().name().to_owned()),
         ("tool".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
+    fingerprints.extend(selection.fingerprints(options));
     let run = Run::new(pipeline, options, &model, &engine);
     let needs = run.needs(&mut lifecycle, data.as_ref())?;
     memory::check(options, &needs)?;
@@ -106,7 +113,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         dir: options.output.clone(),
         shards: plan.shards.clone(),
         fingerprints,
-        inputs: source.paths(),
+        inputs: selection.finished.iter().flat_map(|it| it.source().paths()).chain(source.paths()).collect(),
         existing: options.existing,
         extra_bytes: 0,
     })?;
@@ -130,6 +137,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         n_samples: data.as_ref().map_or(0, |it| it.n_samples),
         n_tokens: data.as_ref().map_or(0, |it| it.n_tokens),
         experts: options.expert_calibration().text(),
+        scope: scope_report(options, &selection, &plan),
         modules: Vec::new(),
         rewritten: plan.modules.values().flat_map(|it| &it.dense).map(|it| it.name.clone()).collect(),
         transformed: transformed(&lifecycle)?,
@@ -176,19 +184,25 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     report.phases.extend(times.by_name().map(|(name, seconds)| (name.to_owned(), seconds)));
     report.modules = module_reports(&plan, &lifecycle, &told.records);
     report.said = told.said;
+    if let Some((finished, chosen)) = selection.redone() {
+        finished.complete(&mut report, chosen, lifecycle.state.model()?);
+    }
     for warning in module_warnings(&report.modules) {
         progress.warn(&warning);
         report.warnings.push(warning);
     }
     let copying = Instant::now();
-    copy(&source, &plan, &writer, options)?;
+    copy(&source, &selection, &plan, &writer, options)?;
     report.phases.insert("copy".to_owned(), copying.elapsed().as_secs_f64());
     source.check_unchanged()?;
+    if let Some(finished) = &selection.finished {
+        finished.source().check_unchanged()?;
+    }
     report.seconds = begin.elapsed().as_secs_f64();
     report.peak_bytes = engine.budget.peak_bytes();
     report.peak_resident_bytes = peak_resident_bytes();
     report.fingerprints = writer.fingerprint_record();
-    let recipe = recipe_text(&source, &lifecycle)?;
+    let recipe = recipe_text(&source, &selection, &lifecycle)?;
     writer.finish(&Finish {
         companions: source
             .companions()
@@ -206,6 +220,26 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     })?;
     ending::verify_once(&mut report, options, progress)?;
     Ok(report)
+}
+
+/// The model of a source over weights, and what keeps changes of them.
+fn build(source: &Source, weights: Arc<dyn Weights>, options: &OneshotOptions) -> Result<(Arc<Overlay>, Arc<Model>)> {
+    let overlay = Arc::new(Overlay::new(weights));
+    let weights: Arc<dyn Weights> = Arc::<Overlay>::clone(&overlay);
+    let build = ModelOptions { dtype: options.compute.dtype(), tied: Tied::Separate };
+    Ok((overlay, Arc::new(Model::build(source.config()?, weights, build)?)))
+}
+
+fn scope_report(options: &OneshotOptions, selection: &Selection, plan: &Plan) -> Option<ScopeReport> {
+    let (Scope::Only { patterns } | Scope::Redo { patterns, .. }) = &options.scope else { return None };
+    let finished = selection.finished.as_ref();
+    Some(ScopeReport {
+        patterns: patterns.clone(),
+        compressed: plan.modules.values().filter(|it| it.weight.is_some()).map(|it| it.name.clone()).collect(),
+        from: finished.map(|it| it.dir().to_owned()),
+        from_hash: finished.map(|it| it.source().fingerprint().to_owned()),
+        n_kept: selection.redone().map_or(0, |(finished, chosen)| finished.n_kept(chosen)),
+    })
 }
 
 fn recipe(options: &OneshotOptions, model: &Model, progress: &dyn Progress) -> Result<RecipeInput> {
@@ -280,11 +314,15 @@ fn transformed(lifecycle: &CompressionLifecycle) -> Result<Vec<String>> {
 }
 
 /// Copies what no modifier writes.
-fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions) -> Result<()> {
+fn copy(source: &Source, selection: &Selection, plan: &Plan, writer: &Writer, options: &OneshotOptions) -> Result<()> {
     let done: std::collections::HashSet<&str> = writer.resumed().done.iter().map(|it| it.name.as_str()).collect();
     let mut buffer = Vec::new();
     let mut units = Vec::new();
-    for Copied { name, entry } in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
+    for Copied { name, entry, origin } in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
+        let from = match (origin, &selection.finished) {
+            (Origin::Finished, Some(finished)) => finished.source(),
+            _ => source,
+        };
         let n_bytes = entry.n_bytes();
         let mut at = 0;
         while at < n_bytes {
@@ -292,7 +330,7 @@ fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions)
                 return Err(ErrorKind::Interrupted { signal }.into());
             }
             buffer.resize((n_bytes - at).min(COPY_BYTES as u64) as usize, 0);
-            source.read_into(entry, at, &mut buffer)?;
+            from.read_into(entry, at, &mut buffer)?;
             writer.write_at(name, at, &buffer)?;
             at += buffer.len() as u64;
         }
@@ -302,10 +340,13 @@ fn copy(source: &Source, plan: &Plan, writer: &Writer, options: &OneshotOptions)
     Ok(writer.commit(&units)?)
 }
 
-/// The recipe behind the one that the source was made by.
-fn recipe_text(source: &Source, lifecycle: &CompressionLifecycle) -> Result<String> {
-    let path = source.dir().join("recipe.yaml");
+/// The recipe behind the one that the source was made by, or the output of which something is left.
+fn recipe_text(source: &Source, selection: &Selection, lifecycle: &CompressionLifecycle) -> Result<String> {
+    let left = selection.redone().filter(|(finished, chosen)| finished.n_kept(chosen) > 0);
+    let path = left.map_or(source, |it| it.0.source()).dir().join("recipe.yaml");
     match std::fs::read_to_string(&path) {
+        // What is done again by the recipe that it was done by follows from that alone.
+        Ok(existing) if left.is_some() && existing == lifecycle.recipe.yaml() => Ok(existing),
         Ok(existing) => Ok(lifecycle.recipe.yaml_behind(&existing)?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(lifecycle.recipe.yaml()),
         Err(source) => Err(ErrorKind::File { path, source }.into()),

@@ -57,6 +57,29 @@ impl ExpertCalibration {
     }
 }
 
+/// Which modules a run takes up.
+///
+/// Patterns are those of a recipe's targets: names, classes, or regular expressions behind `re:`. A module is chosen that
+/// matches one, or lies in a module that does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All that the recipe names.
+    #[default]
+    All,
+    /// Of those, the chosen ones; all others stay as the source has them.
+    Only {
+        /// What chooses.
+        patterns: Vec<String>,
+    },
+    /// Of those, the chosen ones, from the source's weights; all others are taken over from a finished output of the same source.
+    Redo {
+        /// What chooses.
+        patterns: Vec<String>,
+        /// The output's directory.
+        from: PathBuf,
+    },
+}
+
 /// What happens to an output that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FinalCheck {
@@ -76,6 +99,8 @@ pub struct OneshotOptions {
     pub output: PathBuf,
     /// Which modifiers.
     pub recipe: RecipeSource,
+    /// Which modules of those that the recipe names.
+    pub scope: Scope,
     /// Which data calibrates, and how it becomes batches.
     pub data: DatasetArguments,
     /// On which tokens experts are calibrated; `moe_calibrate_all_experts: false` of the data's arguments says `Routed` too.
@@ -116,6 +141,7 @@ impl OneshotOptions {
             model: model.into(),
             output: output.into(),
             recipe,
+            scope: Scope::default(),
             data: DatasetArguments::default(),
             experts: ExpertCalibration::default(),
             compute: Compute::Auto,

@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use checkpoint::Source;
 use compressed_tensors::DType;
 use models::{BoxedError, Weights};
 
@@ -16,14 +15,14 @@ use crate::error::{ErrorKind, Result};
 
 /// A checkpoint of which some tensors were changed.
 pub(super) struct Overlay {
-    source: Arc<Source>,
+    weights: Arc<dyn Weights>,
     changed: Mutex<HashMap<String, PathBuf>>,
 }
 
 impl Overlay {
     /// The checkpoint as it is.
-    pub(super) fn new(source: Arc<Source>) -> Self {
-        Self { source, changed: Mutex::default() }
+    pub(super) fn new(weights: Arc<dyn Weights>) -> Self {
+        Self { weights, changed: Mutex::default() }
     }
 
     /// Puts bytes in the place of a tensor, in a file of `folder`.
@@ -45,12 +44,12 @@ impl Overlay {
 
 impl Weights for Overlay {
     fn spec(&self, name: &str) -> Option<(DType, Vec<usize>)> {
-        self.source.spec(name)
+        self.weights.spec(name)
     }
 
     fn read_into(&self, name: &str, offset_bytes: u64, out: &mut [u8]) -> std::result::Result<(), BoxedError> {
         let Some(path) = self.lock().get(name).cloned() else {
-            return Weights::read_into(&*self.source, name, offset_bytes, out);
+            return self.weights.read_into(name, offset_bytes, out);
         };
         let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(offset_bytes))?;

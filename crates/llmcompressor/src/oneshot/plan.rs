@@ -12,7 +12,11 @@ use indexmap::IndexMap;
 use lifecycle::{CompressionLifecycle, ModuleFacts, ModuleStore};
 use models::{Model, Separated};
 
-use super::target::{CompressedWeight, activation_outputs, scale_outputs};
+use super::{
+    finished::Fresh,
+    scope::Selection,
+    target::{CompressedWeight, activation_outputs, scale_outputs},
+};
 use crate::error::{ErrorKind, Result};
 
 /// A module that is written when nobody changes it any more.
@@ -45,8 +49,19 @@ impl PlannedModule {
 pub(super) struct Copied {
     /// The name that it gets.
     pub(super) name: String,
-    /// What it is in the source.
+    /// Where it is.
     pub(super) entry: TensorEntry,
+    /// In which checkpoint.
+    pub(super) origin: Origin,
+}
+
+/// Where a copied tensor comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The source.
+    Source,
+    /// The finished output of which modules are done again.
+    Finished,
 }
 
 /// What becomes of an output head that has the embedding's weight in the source.
@@ -68,6 +83,8 @@ pub(super) struct Plan {
     pub(super) heads: Heads,
     /// The shards.
     pub(super) shards: Vec<ShardPlan>,
+    /// How each module is quantized, those included that are taken over.
+    pub(super) schemes: IndexMap<String, QuantizationScheme>,
     /// What `config.json` says of it; none where nothing is quantized.
     pub(super) config: Option<QuantizationConfig>,
 }
@@ -80,6 +97,7 @@ pub(super) fn plan(
     source: &Source,
     model: &Model,
     lifecycle: &CompressionLifecycle,
+    selection: &Selection,
     max_shard_bytes: u64,
 ) -> Result<Plan> {
     let activations = model.store().dtype();
@@ -105,18 +123,32 @@ pub(super) fn plan(
             weight.chain(it.dense.iter().map(|it| it.name.clone()))
         })
         .collect();
-    let left = source.tensors().filter(|it| !replaced.contains(&it.name));
-    let mut copied: Vec<Copied> = left.map(|it| Copied { name: it.name.clone(), entry: it.clone() }).collect();
+    let fresh = selection.redone().map(|(finished, chosen)| (finished, Fresh::of(model, chosen)));
+    let is_left = |it: &&TensorEntry| {
+        !replaced.contains(&it.name) && fresh.as_ref().is_none_or(|fresh| fresh.1.contains(&it.name))
+    };
+    let copy = |origin| move |it: &TensorEntry| Copied { name: it.name.clone(), entry: it.clone(), origin };
+    let mut copied: Vec<Copied> = source.tensors().filter(is_left).map(copy(Origin::Source)).collect();
+    if let Some((finished, fresh)) = &fresh {
+        copied.extend(finished.kept_tensors(fresh).map(copy(Origin::Finished)));
+    }
     let parted = parted(model).filter(|(head, embedding)| [head, embedding].iter().any(|it| replaced.contains(**it)));
+    if let (Some((head, embedding)), Some((finished, _))) = (parted, &fresh) {
+        let reason = format!("`{head}` and `{embedding}` are one weight there, and the recipe changes one of them");
+        return Err(ErrorKind::Unsuitable { dir: finished.dir().to_owned(), reason }.into());
+    }
     if let Some((head, embedding)) = parted
         && !replaced.contains(head)
     {
         copied.retain(|it| it.name != head);
-        copied.push(Copied { name: head.to_owned(), entry: source.require(embedding)?.clone() });
+        let entry = source.require(embedding)?.clone();
+        copied.push(Copied { name: head.to_owned(), entry, origin: Origin::Source });
     }
     let shards = shards(source, &modules, &copied, max_shard_bytes);
     let heads = if parted.is_some() { Heads::Parted } else { Heads::Kept };
-    Ok(Plan { config: config(store, schemes), modules, copied, heads, shards })
+    let cache = selection.redone().and_then(|it| it.0.cache_scheme());
+    let schemes = selection.schemes(store, schemes)?;
+    Ok(Plan { config: config(store, &schemes, cache.as_ref()), schemes, modules, copied, heads, shards })
 }
 
 /// The weight of a head that has that of an embedding, as it would be written, and the tensor that both are in.
@@ -172,8 +204,12 @@ fn planned(
     Ok(module)
 }
 
-/// The config that describes the planned modules.
-fn config(store: &dyn ModuleStore, schemes: &IndexMap<String, QuantizationScheme>) -> Option<QuantizationConfig> {
+/// The config that describes modules with schemes, and caches with theirs where the schemes have none.
+fn config(
+    store: &dyn ModuleStore,
+    schemes: &IndexMap<String, QuantizationScheme>,
+    cache: Option<&QuantizationScheme>,
+) -> Option<QuantizationConfig> {
     let mut children: HashMap<&str, Vec<&str>> = HashMap::new();
     for module in store.modules() {
         let (parent, last) = module.name.rsplit_once('.').unwrap_or(("", &module.name));
@@ -188,7 +224,7 @@ fn config(store: &dyn ModuleStore, schemes: &IndexMap<String, QuantizationScheme
     let records = store.modules().iter().zip(&records).map(|(module, (class, is_cached))| ModuleRecord {
         name: &module.name,
         class,
-        scheme: schemes.get(&module.name),
+        scheme: schemes.get(&module.name).or(cache.filter(|_| *is_cached)),
         attention: if *is_cached { Attention::Cached } else { Attention::None },
     });
     build_config(records, QuantizationStatus::Compressed, None)
@@ -211,9 +247,12 @@ fn shards(
         let at = own.filter_map(|it| position.get(it.as_str()).copied()).min().unwrap_or(0);
         place.entry(at).or_default().extend(module.outputs());
     }
-    for Copied { name, entry } in copied {
+    for Copied { name, entry, .. } in copied {
         let spec = TensorSpec { name: name.clone(), dtype: entry.dtype, shape: entry.shape.clone() };
-        place.entry(position[entry.name.as_str()]).or_default().push(spec);
+        // What a finished output has of a module that it has compressed lies where the module's weight was.
+        let module = entry.name.rsplit_once('.').map_or("", |it| it.0);
+        let own = position.get(entry.name.as_str()).or_else(|| position.get(format!("{module}.weight").as_str()));
+        place.entry(own.copied().unwrap_or(0)).or_default().push(spec);
     }
     let mut cut: Vec<Vec<TensorSpec>> = vec![Vec::new()];
     let mut filled = 0u64;

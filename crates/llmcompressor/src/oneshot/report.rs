@@ -45,7 +45,10 @@ pub struct OneshotReport {
     pub n_tokens: usize,
     /// On which tokens experts were calibrated.
     pub experts: String,
-    /// Every module whose weight is compressed, those of an interrupted run included.
+    /// What the run was restricted to; none where it took up all that its recipe names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopeReport>,
+    /// Every module whose weight is compressed, those of an interrupted run included, and those that were taken over.
     pub modules: Vec<ModuleReport>,
     /// Dense tensors that were written anew.
     pub rewritten: Vec<String>,
@@ -96,6 +99,21 @@ pub struct Inputs {
     pub recipe: String,
     /// Hash of the recipe.
     pub recipe_hash: String,
+}
+
+/// What a run was restricted to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeReport {
+    /// The patterns that chose its modules.
+    pub patterns: Vec<String>,
+    /// The chosen modules that it compressed.
+    pub compressed: Vec<String>,
+    /// The finished output that all others were taken over from; none where they stayed as the source has them.
+    pub from: Option<PathBuf>,
+    /// Hash of the headers, sizes and config of that output.
+    pub from_hash: Option<String>,
+    /// Compressed modules that were taken over.
+    pub n_kept: usize,
 }
 
 /// What `verify` said of the output.
@@ -239,6 +257,13 @@ impl OneshotReport {
         ));
         if self.n_samples > 0 {
             lines.push(format!("  data     {} samples, {} tokens", self.n_samples, self.n_tokens));
+        }
+        if let Some(it) = &self.scope {
+            let others = match &it.from {
+                Some(from) => format!("{} taken over from {}", it.n_kept, from.display()),
+                None => "all others as they were".to_owned(),
+            };
+            lines.push(format!("  scope    {} compressed modules were chosen, {others}", it.compressed.len()));
         }
         let ratio = self.input_bytes as f64 / self.output_bytes.max(1) as f64;
         let sizes = (ByteSize(self.input_bytes), ByteSize(self.output_bytes));

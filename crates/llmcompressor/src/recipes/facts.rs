@@ -67,7 +67,7 @@ fn of_model(model: &Model) -> Vec<ModuleFacts> {
             (local.to_owned(), ParameterFacts { dtype: model.store().dtype(), shape: info.shape.clone() })
         });
         let parameters: IndexMap<_, _> = parameters.collect();
-        ModuleFacts { name, classes: vec![tree.class(id).to_owned()], parameters, internal: false }
+        ModuleFacts { name, classes: vec![tree.class(id).to_owned()], parameters, ..ModuleFacts::default() }
     };
     tree.ids().map(facts).collect()
 }

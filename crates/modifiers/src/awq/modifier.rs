@@ -76,7 +76,7 @@ impl AwqModifier {
     }
 
     /// The mappings in a model; those whose shapes do not fit (value projections with fewer heads than the output's) are
-    /// left out.
+    /// left out, and those that are frozen.
     fn resolve(&self, model: &dyn ModuleStore) -> Result<Vec<Place>> {
         let classes: Vec<Vec<&str>> =
             model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
@@ -88,7 +88,7 @@ impl AwqModifier {
         let mappings = self.config.mappings.clone().unwrap_or_else(|| mappings_for(class, &modules));
         let mut places = Vec::new();
         for layers in mappings.iter().map(|it| it.resolve(&modules)).collect::<crate::Result<Vec<_>>>()?.concat() {
-            if !fits(model, &layers)? {
+            if !fits(model, &layers)? || layers.is_frozen(model)? {
                 continue;
             }
             let parent = parent_of(&layers.balance, &modules);

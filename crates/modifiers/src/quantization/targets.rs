@@ -75,10 +75,11 @@ pub enum Divisibility {
 }
 
 impl Targets {
-    /// Finds the modules of a config in a model.
+    /// Finds the modules of a config in a model; those that are frozen are left out.
     ///
     /// # Errors
-    /// Targets that match nothing, weights of a type without arithmetic, groups that do not divide columns.
+    /// Targets that match nothing, weights of a type without arithmetic, groups that do not divide columns, a scheme for caches
+    /// where modules are frozen.
     pub fn resolve(config: &QuantizationConfig, model: &dyn ModuleStore, check: Divisibility) -> Result<Self> {
         let patterns: Vec<&String> = config.config_groups.values().flat_map(|it| &it.targets).collect();
         let matched = match_modules(model, &patterns, &config.ignore)?;
@@ -86,7 +87,7 @@ impl Targets {
         let mut targets = Self { idle_ignores: matched.idle_ignores, ..Self::default() };
         let mut indivisible = Vec::new();
         let wanted: HashSet<&str> = matched.modules.iter().map(String::as_str).collect();
-        for module in model.modules().iter().filter(|it| wanted.contains(it.name.as_str())) {
+        for module in model.modules().iter().filter(|it| wanted.contains(it.name.as_str()) && !it.frozen) {
             let classes: Vec<&str> = module.classes.iter().map(String::as_str).collect();
             let Some(found) = table.assign(NamedModule { name: &module.name, classes: &classes })? else { continue };
             let Some(target) = target(module, found.scheme)? else { continue };
@@ -102,6 +103,14 @@ impl Targets {
             return Err(crate::Error::from(ErrorKind::Indivisible { modules: indivisible }).into());
         }
         if let Some(args) = &config.kv_cache_scheme {
+            if model.modules().iter().any(|it| it.frozen) {
+                let kind = ErrorKind::InvalidField {
+                    field: "kv_cache_scheme",
+                    found: "given in a run over chosen modules".to_owned(),
+                    expected: "none: a cache has one scheme in all layers".to_owned(),
+                };
+                return Err(crate::Error::from(kind).into());
+            }
             targets.attentions = attentions(model);
             targets.kv_args = Some(args.clone());
         }

@@ -1,6 +1,7 @@
 //! Which layers belong together: the reference's name tables as data, and their resolution over a model's names.
 
 use compressed_tensors::target::{NamedModule, Patterns};
+use lifecycle::ModuleStore;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,6 +34,25 @@ pub struct Resolved {
     pub balance: Vec<String>,
     /// See [`Mapping::activation_hook_target`].
     pub activation_hook_target: Option<String>,
+}
+
+impl Resolved {
+    /// Whether the run leaves all its layers as they are.
+    ///
+    /// # Errors
+    /// `Mapping` where it leaves some of them, for a scale that one side has alone changes what the model computes.
+    pub(crate) fn is_frozen(&self, model: &dyn ModuleStore) -> lifecycle::Result<bool> {
+        let (mut frozen, mut free) = (None, None);
+        for name in std::iter::once(&self.smooth).chain(&self.balance) {
+            let found = if model.module(name)?.frozen { &mut frozen } else { &mut free };
+            found.get_or_insert(name);
+        }
+        if let (Some(frozen), Some(free)) = (frozen, free) {
+            let reason = format!("`{free}` is chosen and `{frozen}` is not, expected all layers of a mapping or none");
+            return Err(Error::from(ErrorKind::Mapping { smooth: self.smooth.clone(), reason }).into());
+        }
+        Ok(free.is_none())
+    }
 }
 
 /// Classes of norms that multiply by `1 + w`.

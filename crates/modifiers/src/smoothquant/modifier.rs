@@ -64,7 +64,7 @@ impl SmoothQuantModifier {
         Ok(Self { type_name, settings, fields: own, config, mappings, ranges, report })
     }
 
-    /// The mappings in a model, without those that are ignored as a whole.
+    /// The mappings in a model, without those that are ignored or frozen as a whole.
     fn resolve(&self, model: &dyn ModuleStore) -> Result<Vec<Resolved>> {
         let classes: Vec<Vec<&str>> =
             model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
@@ -87,7 +87,8 @@ impl SmoothQuantModifier {
         for mapping in mappings {
             for found in mapping.resolve(&modules)? {
                 let mut names = std::iter::once(&found.smooth).chain(&found.balance);
-                if !names.try_fold(true, |all, name| Ok::<_, Error>(all && is_ignored(name)?))? {
+                let is_idle = names.try_fold(true, |all, name| Ok::<_, Error>(all && is_ignored(name)?))?;
+                if !is_idle && !found.is_frozen(model)? {
                     resolved.push(found);
                 }
             }
