@@ -17,6 +17,7 @@ pub(crate) mod sealed {
     use super::Kind;
     use crate::gemm::driver::{self, Update};
     use crate::gemm::pack::{Pack, Strip};
+    use crate::gemm::panels::Part;
     use crate::{Mat, MatMut, Profile};
     use half::{bf16, f16};
 
@@ -40,6 +41,22 @@ pub(crate) mod sealed {
             to: &mut [f32],
         );
 
+        /// `c += a @ b` in the way of `update`, where `b` is laid out.
+        #[doc(hidden)]
+        fn multiply_laid_out<W: super::Element>(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            b: Part<'_, W>,
+            c: MatMut<'_, f32>,
+            update: Update,
+        );
+
+        /// The slice itself where the type is f32.
+        #[doc(hidden)]
+        fn as_f32s(_: &[Self]) -> Option<&[f32]> {
+            None
+        }
+
         /// The slice itself where the type is f32.
         #[doc(hidden)]
         fn f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
@@ -52,6 +69,20 @@ pub(crate) mod sealed {
 
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_f32(profile, a, b, c, update);
+        }
+
+        fn multiply_laid_out<W: super::Element>(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            b: Part<'_, W>,
+            c: MatMut<'_, f32>,
+            update: Update,
+        ) {
+            driver::multiply_laid_out(profile, a, b, c, update);
+        }
+
+        fn as_f32s(slice: &[Self]) -> Option<&[f32]> {
+            Some(slice)
         }
 
         fn f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
@@ -77,6 +108,16 @@ pub(crate) mod sealed {
             driver::multiply_bf16(profile, a, b, c, update);
         }
 
+        fn multiply_laid_out<W: super::Element>(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            b: Part<'_, W>,
+            c: MatMut<'_, f32>,
+            update: Update,
+        ) {
+            driver::multiply_laid_out(profile, a, b, c, update);
+        }
+
         fn pack(
             profile: Profile,
             a: Mat<'_, Self>,
@@ -94,6 +135,16 @@ pub(crate) mod sealed {
 
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_f16(profile, a, b, c, update);
+        }
+
+        fn multiply_laid_out<W: super::Element>(
+            profile: Profile,
+            a: Mat<'_, Self>,
+            b: Part<'_, W>,
+            c: MatMut<'_, f32>,
+            update: Update,
+        ) {
+            driver::multiply_laid_out(profile, a, b, c, update);
         }
 
         fn pack(

@@ -137,7 +137,7 @@ struct State {
 
 impl Task<'_> {
     fn run<T: Element>(&self, q: &[T], out: Shared<T>) {
-        let &Attention { queries, keys, heads, head_dim, value_dim, .. } = self.plan;
+        let &Attention { queries, heads, head_dim, value_dim, .. } = self.plan;
         let (tile, value_width) = (self.keys.tile, self.keys.value_width);
         let q_start = (self.b * queries * heads + self.head) * head_dim;
         let q = Mat::strided(q.get(q_start..).unwrap_or_default(), queries, head_dim, heads * head_dim);
@@ -158,7 +158,8 @@ impl Task<'_> {
         let end = (0..self.rows).map(|row| visible(row).1).max().unwrap_or(0);
         let begin = (0..self.rows).map(|row| visible(row).0).min().unwrap_or(0);
         for start in (begin / KEY_BLOCK * KEY_BLOCK..end).step_by(KEY_BLOCK) {
-            let n_keys = KEY_BLOCK.min(keys - start);
+            // Keys that no query of the block sees have no weight.
+            let n_keys = KEY_BLOCK.min(end - start);
             self.score(packed_q.as_slice(), start, n_keys, scores.as_mut_slice());
             soften(self.profile, self, start, n_keys, &mut state, scores.as_mut_slice());
             for (row, sums) in sums.as_mut_slice().chunks_exact_mut(value_width.max(1)).enumerate() {
@@ -198,7 +199,8 @@ impl Task<'_> {
     /// Adds the values of a block of keys, weighted.
     fn weigh(&self, weights: &[f32], start: usize, n_keys: usize, packed: &mut [f32], sums: &mut [f32]) {
         let (tile, width) = (self.keys.tile, self.keys.value_width);
-        let values = &self.keys.values.as_slice()[start * width..(start + n_keys) * width];
+        let depth = KEY_BLOCK.min(self.plan.keys - start);
+        let values = &self.keys.values.as_slice()[start * width..(start + depth) * width];
         let Ok(weights) = Mat::strided(weights, self.rows, n_keys, KEY_BLOCK) else {
             return;
         };
@@ -213,7 +215,7 @@ impl Task<'_> {
                 packed,
             );
             for col in (0..width).step_by(tile.width) {
-                let values = &values[col * n_keys..(col + tile.width) * n_keys];
+                let values = &values[col * depth..col * depth + tile.width * n_keys];
                 let to = &mut sums[row * width + col..(row + rows - 1) * width + col + tile.width];
                 // SAFETY: `packed` and `values` are one panel each, `to` covers the tile, which is only this task's.
                 unsafe {

@@ -5,6 +5,7 @@
 mod int8;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -54,11 +55,47 @@ const COLUMN_TILES: usize = 8;
 const SERIAL_PRODUCTS: usize = 1 << 19;
 /// Tasks of a block for each thread, so that a thread that comes late costs little.
 const TASKS_PER_THREAD: usize = 8;
+/// Most threads of which each computes a part of the result by itself: what two of them need is laid out twice, but none waits for
+/// another between blocks.
+pub(super) const MOST_PARTS: usize = 4;
+/// Rows or columns of the result for each of these threads, so that laying out twice costs little beside the products.
+const LEAST_SHARE: usize = 512;
 /// Most rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
 const TASK_ROWS: usize = 168;
 
+/// The right operand of a product, however it lies.
+pub(crate) trait Right<T>: Copy + Send + Sync {
+    /// Its columns.
+    fn cols(&self) -> usize;
+
+    /// Its panels from column `col` and step `k` on, where they lie as tiles read them: elements, and how many there are from one
+    /// panel to the next. `col` is the first column of a panel.
+    fn as_laid_out(&self, _col: usize, _k: usize) -> Option<(&[T], usize)> {
+        None
+    }
+
+    /// Lays a run of columns of one panel and a run of k out, `width` elements a step.
+    fn pack(&self, profile: Profile, cols: (usize, usize), k: (usize, usize), width: usize, to: &mut [T]);
+}
+
 /// f32 operands.
 pub(crate) fn multiply_f32(profile: Profile, a: Mat<'_, f32>, b: Mat<'_, f32>, c: MatMut<'_, f32>, update: Update) {
+    multiply(profile, f32_tile(profile), PANEL, (a, b), c, update);
+}
+
+/// Columns of a panel of f32.
+pub(crate) fn panel_width(profile: Profile) -> usize {
+    f32_tile(profile).width
+}
+
+/// A left operand of any type and a right one that yields f32.
+pub(crate) fn multiply_laid_out<S: Pack<f32> + Send + Sync>(
+    profile: Profile,
+    a: Mat<'_, S>,
+    b: impl Right<f32>,
+    c: MatMut<'_, f32>,
+    update: Update,
+) {
     multiply(profile, f32_tile(profile), PANEL, (a, b), c, update);
 }
 
@@ -70,14 +107,14 @@ pub(crate) fn multiply_f64(profile: Profile, a: Mat<'_, f64>, b: Mat<'_, f64>, c
 /// bf16 operands, f32 sums.
 pub(crate) fn multiply_bf16(profile: Profile, a: Mat<'_, bf16>, b: Mat<'_, bf16>, c: MatMut<'_, f32>, update: Update) {
     match pair_tile(profile) {
-        Some(tile) => multiply::<bf16, Pair, f32>(profile, tile, 2 * PANEL, (a, b), c, update),
-        None => multiply::<bf16, f32, f32>(profile, f32_tile(profile), PANEL, (a, b), c, update),
+        Some(tile) => multiply::<bf16, Pair, f32, _>(profile, tile, 2 * PANEL, (a, b), c, update),
+        None => multiply::<bf16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update),
     }
 }
 
 /// f16 operands, f32 sums.
 pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c: MatMut<'_, f32>, update: Update) {
-    multiply::<f16, f32, f32>(profile, f32_tile(profile), PANEL, (a, b), c, update);
+    multiply::<f16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update);
 }
 
 thread_local! {
@@ -89,13 +126,14 @@ thread_local! {
 const SPARE_BUFFERS: usize = 3;
 
 /// A packed operand: 64 bytes aligned, panel after panel.
+#[derive(Debug)]
 pub(crate) struct Packed<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
@@ -169,11 +207,11 @@ impl Operand for Pair {
     }
 }
 
-fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
+fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum, B: Right<T>>(
     profile: Profile,
     tile: Tile<T, C>,
     panel: usize,
-    (a, b): (Mat<'_, S>, Mat<'_, S>),
+    (a, b): (Mat<'_, S>, B),
     mut c: MatMut<'_, C>,
     update: Update,
 ) {
@@ -187,52 +225,114 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
         }
         return;
     }
-    let serial = rayon::current_num_threads() == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
-    let block_depth = panel * BLOCK_PANELS;
-    let max_steps = S::steps(block_depth.min(depth));
-    // The left operand is laid out once for all columns where it fits into its buffer with all of k.
-    let n_depths = depth.div_ceil(block_depth);
-    let slots = if rows.min(BLOCK_ROWS) * n_depths <= BLOCK_ROWS { n_depths } else { 1 };
-    let slot_len = rows.min(BLOCK_ROWS) * max_steps;
-    let mut packed_a = Packed::<T>::recycled(slots * slot_len);
-    let mut packed_b = Packed::<T>::recycled(cols.min(BLOCK_COLS).next_multiple_of(tile.width) * max_steps);
-    let (mut held_a, mut held_b) = (vec![None; slots], None);
     let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
-    for row in (0..rows).step_by(BLOCK_ROWS) {
-        let n_rows = BLOCK_ROWS.min(rows - row);
-        for col in (0..cols).step_by(BLOCK_COLS) {
-            let n_cols = BLOCK_COLS.min(cols - col);
-            if !meets(update.region, (row, n_rows), (col, n_cols)) {
-                continue;
+    let threads = rayon::current_num_threads();
+    let is_serial = threads == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
+    let run = |(rows, cols), is_serial| {
+        Part { profile, tile, panel, rows, cols, is_serial }.run((a, b), shared, update);
+    };
+    if !is_serial && threads <= MOST_PARTS && rows.max(cols) >= threads * LEAST_SHARE {
+        let parts = parts((rows, cols), (tile.max_rows, tile.width), update.region, threads);
+        return parts.into_par_iter().with_max_len(1).for_each(|part| run(part, true));
+    }
+    run((0..rows, 0..cols), is_serial);
+}
+
+/// Parts of equal work, rows and columns of each.
+fn parts(
+    (rows, cols): (usize, usize),
+    (max_rows, width): (usize, usize),
+    region: Region,
+    n: usize,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    let cut = |whole: usize, step: usize, idx: usize, share: f64| {
+        if idx == n { whole } else { whole.min((whole as f64 * share) as usize / step * step) }
+    };
+    let part = |idx: usize| {
+        let share = |idx: usize| idx as f64 / n as f64;
+        match region {
+            Region::All if rows >= cols => {
+                (cut(rows, max_rows, idx, share(idx))..cut(rows, max_rows, idx + 1, share(idx + 1)), 0..cols)
             }
-            for (idx, k) in (0..depth).step_by(block_depth).enumerate() {
-                let k_range = (k, block_depth.min(depth - k));
-                let block = Block {
-                    profile,
-                    tile,
-                    steps: S::steps(k_range.1),
-                    panel_steps: S::steps(panel),
-                    rows: (row, n_rows),
-                    task_rows: n_rows.div_ceil(n_rows.div_ceil(TASK_ROWS)).next_multiple_of(tile.max_rows),
-                    cols: (col, n_cols),
-                    serial,
-                };
-                let slot = idx % slots;
-                let part_a = &mut packed_a.as_mut_slice()[slot * slot_len..(slot + 1) * slot_len];
-                let wanted_a = held_a[slot].replace((row, k)) != Some((row, k));
-                let wanted_b = held_b.replace((col, k)) != Some((col, k));
-                block.pack(
-                    wanted_a.then_some((a, update.negate, &mut *part_a)),
-                    wanted_b.then_some((b, packed_b.as_mut_slice())),
-                    k_range,
-                );
-                let write = if k > 0 && update.write == Write::Store { Write::Add } else { update.write };
-                block.run(part_a, packed_b.as_slice(), shared, write, update.region);
+            Region::All => (0..rows, cut(cols, width, idx, share(idx))..cut(cols, width, idx + 1, share(idx + 1))),
+            // Rows of a triangle: those before a share of it.
+            Region::Upper => {
+                let before = |idx: usize| cut(rows, max_rows, idx, 1.0 - (1.0 - share(idx)).sqrt());
+                (before(idx)..before(idx + 1), before(idx) / width * width..cols)
+            }
+            Region::Lower => {
+                let before = |idx: usize| cut(rows, max_rows, idx, share(idx).sqrt());
+                (before(idx)..before(idx + 1), 0..cols.min(before(idx + 1)))
             }
         }
+    };
+    (0..n).map(part).collect()
+}
+
+/// Rows and columns of a product, and how they are computed.
+struct Part<T, C> {
+    profile: Profile,
+    tile: Tile<T, C>,
+    /// Elements of k whose sum starts anew.
+    panel: usize,
+    rows: Range<usize>,
+    /// The first is the first of a panel.
+    cols: Range<usize>,
+    is_serial: bool,
+}
+
+impl<T: Operand, C: Sum> Part<T, C> {
+    fn run<S: Pack<T> + Send + Sync>(self, (a, b): (Mat<'_, S>, impl Right<T>), shared: Shared<C>, update: Update) {
+        let Self { profile, tile, panel, rows, cols, is_serial } = self;
+        let depth = a.cols();
+        let block_depth = panel * BLOCK_PANELS;
+        let max_steps = S::steps(block_depth.min(depth));
+        // The left operand is laid out once for all columns where it fits into its buffer with all of k.
+        let n_depths = depth.div_ceil(block_depth);
+        let slots = if rows.len().min(BLOCK_ROWS) * n_depths <= BLOCK_ROWS { n_depths } else { 1 };
+        let slot_len = rows.len().min(BLOCK_ROWS) * max_steps;
+        let is_laid_out = b.as_laid_out(0, 0).is_some();
+        let block_cols = if is_laid_out { 0 } else { cols.len().min(BLOCK_COLS).next_multiple_of(tile.width) };
+        let mut packed_a = Packed::<T>::recycled(slots * slot_len);
+        let mut packed_b = Packed::<T>::recycled(block_cols * max_steps);
+        let (mut held_a, mut held_b) = (vec![None; slots], None);
+        for row in rows.clone().step_by(BLOCK_ROWS) {
+            let n_rows = BLOCK_ROWS.min(rows.end - row);
+            for col in cols.clone().step_by(BLOCK_COLS) {
+                let n_cols = BLOCK_COLS.min(cols.end - col);
+                if !meets(update.region, (row, n_rows), (col, n_cols)) {
+                    continue;
+                }
+                for (idx, k) in (0..depth).step_by(block_depth).enumerate() {
+                    let k_range = (k, block_depth.min(depth - k));
+                    let block = Block {
+                        profile,
+                        tile,
+                        steps: S::steps(k_range.1),
+                        panel_steps: S::steps(panel),
+                        rows: (row, n_rows),
+                        task_rows: n_rows.div_ceil(n_rows.div_ceil(TASK_ROWS)).next_multiple_of(tile.max_rows),
+                        cols: (col, n_cols),
+                        serial: is_serial,
+                    };
+                    let slot = idx % slots;
+                    let part_a = &mut packed_a.as_mut_slice()[slot * slot_len..(slot + 1) * slot_len];
+                    let wanted_a = held_a[slot].replace((row, k)) != Some((row, k));
+                    let wanted_b = !is_laid_out && held_b.replace((col, k)) != Some((col, k));
+                    block.pack(
+                        wanted_a.then_some((a, update.negate, &mut *part_a)),
+                        wanted_b.then_some((b, packed_b.as_mut_slice())),
+                        k_range,
+                    );
+                    let write = if k > 0 && update.write == Write::Store { Write::Add } else { update.write };
+                    let part_b = b.as_laid_out(col, k).unwrap_or((packed_b.as_slice(), block.steps * tile.width));
+                    block.run(part_a, part_b, shared, write, update.region);
+                }
+            }
+        }
+        packed_b.recycle();
+        packed_a.recycle();
     }
-    packed_b.recycle();
-    packed_a.recycle();
 }
 
 /// One block of rows, columns and k.
@@ -268,7 +368,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
     fn pack<S: Pack<T> + Send + Sync>(
         &self,
         a: Option<(Mat<'_, S>, bool, &mut [T])>,
-        b: Option<(Mat<'_, S>, &mut [T])>,
+        b: Option<(impl Right<T>, &mut [T])>,
         k: (usize, usize),
     ) {
         let pack_a = || {
@@ -288,7 +388,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                 if lanes < width {
                     to.fill(T::default());
                 }
-                S::pack(self.profile, Strip::of_rows(b.transposed(), (self.cols.0 + start, lanes), k), width, to);
+                b.pack(self.profile, (self.cols.0 + start, lanes), k, width, to);
             };
             let starts = (0..self.cols.1).step_by(width).map(|start| (start, width.min(self.cols.1 - start)));
             self.each(starts.zip(to.chunks_exact_mut(width * self.steps)), pack);
@@ -321,7 +421,8 @@ impl<T: Operand, C: Sum> Block<T, C> {
         }
     }
 
-    fn run(&self, a: &[T], b: &[T], c: Shared<C>, write: Write, region: Region) {
+    /// Tasks over the block; `b` holds its panels, the second number of elements apart.
+    fn run(&self, a: &[T], (b, panel_len): (&[T], usize), c: Shared<C>, write: Write, region: Region) {
         let row_tasks = self.rows.1.div_ceil(self.task_rows);
         let col_panels = self.cols.1.div_ceil(self.tile.width);
         // Columns are cut further where rows alone do not feed all threads.
@@ -339,8 +440,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                     let write = if step > 0 && write == Write::Store { Write::Add } else { write };
                     let steps = step..(step + self.panel_steps).min(self.steps);
                     for panel in start..(start + COLUMN_TILES).min(cols.end) {
-                        let b =
-                            &b[(panel * self.steps + steps.start) * width..(panel * self.steps + steps.end) * width];
+                        let b = &b[panel * panel_len..][steps.start * width..steps.end * width];
                         let strip =
                             Column { row: first, rows, col: panel * width, steps: steps.clone(), write, region };
                         self.column(a, b, strip, c);

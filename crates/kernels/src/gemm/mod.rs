@@ -7,6 +7,7 @@ mod avx512;
 pub(crate) mod driver;
 pub mod int8;
 pub(crate) mod pack;
+pub(crate) mod panels;
 mod portable;
 pub mod reference;
 pub(crate) mod tile;
@@ -16,12 +17,13 @@ use rayon::prelude::*;
 use crate::error::{check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result};
 use driver::{Packed, Update};
+pub use panels::{PANEL_COLS, Panels};
 
 /// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;
 
 /// Most bytes that one call takes beside its arguments: a block of each operand, and of the sums where `y` is not f32.
-pub const SCRATCH_BYTES: usize = 21 << 20;
+pub const SCRATCH_BYTES: usize = 25 << 20;
 
 /// Rows, and least columns, of the sums that are held where `y` is not f32; fewer rows leave room for more columns.
 const HELD: (usize, usize) = (2048, 1024);
@@ -40,31 +42,67 @@ pub fn matmul<I: Element, O: Element>(
     a: Mat<'_, I>,
     b: Mat<'_, I>,
     bias: Option<&[f32]>,
-    mut y: MatMut<'_, O>,
+    y: MatMut<'_, O>,
 ) -> Result<()> {
     check_extent("gemm: rows of b", b.rows(), a.cols())?;
-    check_extent("gemm: rows of y", y.rows(), a.rows())?;
-    check_extent("gemm: columns of y", y.cols(), b.cols())?;
+    let multiply = |(row, rows), (col, cols), y: MatMut<'_, f32>| {
+        let (a, b) = (a.sub(row, rows, 0, a.cols()), b.sub(0, b.rows(), col, cols));
+        I::multiply(profile, a, b, y, Update::STORE);
+    };
+    product(profile, [a.rows(), b.cols()], bias, y, multiply)
+}
+
+/// [`matmul`] with columns `cols` (first, number) of a right operand that is laid out; of the same bits as with that operand in the
+/// type of `a`. The first column is a multiple of [`PANEL_COLS`].
+pub fn matmul_laid_out<I: Element, W: Element, O: Element>(
+    profile: Profile,
+    a: Mat<'_, I>,
+    b: &Panels<W>,
+    cols: (usize, usize),
+    bias: Option<&[f32]>,
+    y: MatMut<'_, O>,
+) -> Result<()> {
+    check_extent("gemm: rows of b", b.rows(), a.cols())?;
+    check_extent("gemm: columns of a panel of b", b.width(), driver::panel_width(profile))?;
+    let (first, n_cols) = cols;
+    check_extent("gemm: first column of b", first % PANEL_COLS, 0)?;
+    check_extent("gemm: last column of b", first.saturating_add(n_cols).max(b.cols()), b.cols())?;
+    let multiply = |(row, rows), (col, cols), y: MatMut<'_, f32>| {
+        I::multiply_laid_out(profile, a.sub(row, rows, 0, a.cols()), b.part(first + col, cols), y, Update::STORE);
+    };
+    product(profile, [a.rows(), n_cols], bias, y, multiply)
+}
+
+/// Fills `y` (M, O) with f32 products of blocks of rows and columns, the bias added; columns of a block begin at a multiple of
+/// [`PANEL_COLS`].
+fn product<O: Element>(
+    profile: Profile,
+    [all_rows, all_cols]: [usize; 2],
+    bias: Option<&[f32]>,
+    mut y: MatMut<'_, O>,
+    multiply: impl Fn((usize, usize), (usize, usize), MatMut<'_, f32>),
+) -> Result<()> {
+    check_extent("gemm: rows of y", y.rows(), all_rows)?;
+    check_extent("gemm: columns of y", y.cols(), all_cols)?;
     if let Some(bias) = bias {
-        check_len("gemm: bias", bias.len(), &[b.cols()])?;
+        check_len("gemm: bias", bias.len(), &[all_cols])?;
     }
     if let Some(mut y) = y.as_f32() {
-        I::multiply(profile, a, b, y.reborrow(), Update::STORE);
+        multiply((0, all_rows), (0, all_cols), y.reborrow());
         if let Some(bias) = bias {
             y.par_rows().for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
         }
         return Ok(());
     }
-    let held_rows = a.rows().clamp(1, HELD.0);
-    let held_cols = HELD.0 * HELD.1 / held_rows;
-    let mut held = Packed::<f32>::recycled(held_rows * b.cols().min(held_cols));
-    for row in (0..a.rows()).step_by(held_rows) {
-        let rows = held_rows.min(a.rows() - row);
-        for col in (0..b.cols()).step_by(held_cols) {
-            let cols = held_cols.min(b.cols() - col);
+    let held_rows = all_rows.clamp(1, HELD.0);
+    let held_cols = (HELD.0 * HELD.1 / held_rows).next_multiple_of(PANEL_COLS);
+    let mut held = Packed::<f32>::recycled(held_rows * all_cols.min(held_cols));
+    for row in (0..all_rows).step_by(held_rows) {
+        let rows = held_rows.min(all_rows - row);
+        for col in (0..all_cols).step_by(held_cols) {
+            let cols = held_cols.min(all_cols - col);
             let held = &mut held.as_mut_slice()[..rows * cols];
-            let (a, b) = (a.sub(row, rows, 0, a.cols()), b.sub(0, b.rows(), col, cols));
-            I::multiply(profile, a, b, MatMut::new(held, rows, cols)?, Update::STORE);
+            multiply((row, rows), (col, cols), MatMut::new(held, rows, cols)?);
             y.sub(row, rows, col, cols).par_rows().zip(held.par_chunks_exact_mut(cols)).for_each(|(y, sums)| {
                 if let Some(bias) = bias {
                     sums.iter_mut().zip(&bias[col..]).for_each(|(sum, bias)| *sum += bias);

@@ -164,7 +164,8 @@ impl Pack<Pair> for bf16 {
     }
 }
 
-fn plain<S: Copy>(strip: Strip<'_, S>, width: usize, to: &mut [S]) {
+/// Element by element.
+pub(crate) fn plain<S: Copy>(strip: Strip<'_, S>, width: usize, to: &mut [S]) {
     if strip.lane_stride == 1 {
         for k in 0..strip.depth {
             to[k * width..][..strip.lanes].copy_from_slice(&strip.data[k * strip.k_stride..][..strip.lanes]);

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{PANEL, linear, matmul, reference};
+use super::{PANEL, PANEL_COLS, Panels, linear, matmul, matmul_laid_out, reference};
 use crate::{Element, Mat, MatMut, Profile};
 
 /// Numbers of both signs and of widely differing size, the same on every run.
@@ -72,6 +72,67 @@ fn linear_has_the_bits_of_the_reference_for_every_type_and_tail() {
     agree::<bf16, bf16>();
     agree::<f16, f32>();
     agree::<f16, f16>();
+}
+
+fn laid_out<I: Element, O: Element>() {
+    // Columns beyond what the sums of 2,048 rows leave room for, and all tails of a panel.
+    let shapes = SHAPES.iter().copied().chain([(2060, 70, 1090), (3, 700, 1061)]);
+    for (profile, (rows, depth, cols)) in
+        Profile::available().flat_map(|it| shapes.clone().map(move |shape| (it, shape)))
+    {
+        let (x, w) = (numbers::<I>(rows * depth, 1), numbers::<I>(cols * depth, 2));
+        let bias = numbers::<f32>(cols, 3);
+        let (x, w) = (Mat::new(&x, rows, depth).unwrap(), Mat::new(&w, cols, depth).unwrap());
+        let (mut want, mut got) = (vec![O::default(); rows * cols], vec![O::from_f32(f32::NAN); rows * cols]);
+        linear(profile, x, w, Some(&bias), MatMut::new(&mut want, rows, cols).unwrap()).unwrap();
+        let Some(panels) = Panels::new(profile, w.transposed()) else {
+            assert_eq!((profile.isa(), size_of::<I>()), (crate::Isa::Avx512Bf16, 2));
+            continue;
+        };
+        let y = MatMut::new(&mut got, rows, cols).unwrap();
+        matmul_laid_out(profile, x, &panels, (0, cols), Some(&bias), y).unwrap();
+        assert!(same_bits(&want, &got), "{profile:?} {rows} {depth} {cols}");
+        let first = if cols > PANEL_COLS { PANEL_COLS } else { 0 };
+        let mut part = vec![O::default(); rows * (cols - first)];
+        let y = MatMut::new(&mut part, rows, cols - first).unwrap();
+        matmul_laid_out(profile, x, &panels, (first, cols - first), Some(&bias[first..]), y).unwrap();
+        for (part, want) in part.chunks(cols - first).zip(want.chunks(cols)) {
+            assert!(same_bits(part, &want[first..]), "{profile:?} {rows} {depth} {cols} from {first}");
+        }
+    }
+}
+
+#[test]
+fn an_operand_that_is_laid_out_gives_the_same_bits() {
+    laid_out::<f32, f32>();
+    laid_out::<bf16, bf16>();
+    laid_out::<f16, f32>();
+}
+
+#[test]
+fn an_operand_of_bf16_gives_the_bits_of_its_numbers_in_f32() {
+    let (rows, depth, cols) = (37, 1500, 70);
+    let (x, w) = (numbers::<f32>(rows * depth, 1), numbers::<bf16>(cols * depth, 2));
+    let wide: Vec<f32> = w.iter().map(|it| it.to_f32()).collect();
+    let x = Mat::new(&x, rows, depth).unwrap();
+    for profile in Profile::available() {
+        let Some(panels) = Panels::new(profile, Mat::new(&w, cols, depth).unwrap().transposed()) else { continue };
+        let (mut want, mut got) = (vec![0.0f32; rows * cols], vec![f32::NAN; rows * cols]);
+        let wide = Mat::new(&wide, cols, depth).unwrap();
+        linear(profile, x, wide, None, MatMut::new(&mut want, rows, cols).unwrap()).unwrap();
+        matmul_laid_out(profile, x, &panels, (0, cols), None, MatMut::new(&mut got, rows, cols).unwrap()).unwrap();
+        assert!(same_bits(&want, &got), "{profile:?}");
+    }
+}
+
+#[test]
+fn panels_of_another_profile_are_refused() {
+    let x = [0.0f32; 6];
+    let panels = Panels::new(Profile::PORTABLE, Mat::new(&x, 3, 2).unwrap()).unwrap();
+    for profile in Profile::available().filter(|it| *it != Profile::PORTABLE) {
+        let (a, mut y) = (Mat::new(&x, 2, 3).unwrap(), [0.0f32; 4]);
+        assert!(matmul_laid_out(profile, a, &panels, (0, 2), None, MatMut::new(&mut y, 2, 2).unwrap()).is_err());
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) fn multiply_words(
     write: Write,
 ) {
     let update = Update { write, region: Region::All, negate: false };
-    multiply::<i8, Words, i32>(profile, tile, 2 * PANEL, operands, c, update);
+    multiply::<i8, Words, i32, _>(profile, tile, 2 * PANEL, operands, c, update);
 }
 
 /// Operands of 8 bits, the left one without a sign.
@@ -41,5 +41,5 @@ pub(crate) fn multiply_bytes(
     write: Write,
 ) {
     let update = Update { write, region: Region::All, negate: false };
-    multiply::<i8, Bytes, i32>(profile, tile, 4 * PANEL, operands, c, update);
+    multiply::<i8, Bytes, i32, _>(profile, tile, 4 * PANEL, operands, c, update);
 }
