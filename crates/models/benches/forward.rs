@@ -35,8 +35,8 @@ fn main() {
     let peaks = peak::measure();
     let threads = rayon::current_num_threads();
     println!(
-        "{threads} threads, peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, copy {:.1} GB/s",
-        peaks.f32, peaks.bf16, peaks.copy
+        "{threads} threads, peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, int8 {:.0} GOP/s, copy {:.1} GB/s",
+        peaks.f32, peaks.bf16, peaks.int8, peaks.copy
     );
     println!("{:<28} {:>9} {:>10} {:>9}", "", "tokens/s", "rate", "of peak");
     for (name, dtype, peak) in [("f32", DType::F32, peaks.f32), ("bf16", DType::BF16, peaks.bf16)] {
@@ -45,7 +45,7 @@ fn main() {
         }
         let model = model(dtype);
         let store = model.store();
-        let _held = store.hold(store.parameters().map(|it| it.0));
+        let _held = store.hold_for_runs(store.parameters().map(|it| it.0));
         let engine = Engine::new(Budget::unlimited());
         for tokens in [512, 2048] {
             let seconds = forward(&model, &engine, tokens);

@@ -192,6 +192,19 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// `x @ w^T (+ bias)` of a run whose store keeps the weight laid out; none in a trace and elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Store::get`](crate::Store::get), and shapes that do not agree.
+    pub fn product(&mut self, x: &Value, linear: &Linear) -> Result<Option<Value>> {
+        let (Mode::Compute(run), Value::Computed(x)) = (&self.mode, x) else { return Ok(None) };
+        let store = self.model.store();
+        let Some(weight) = store.laid_out(run.engine, linear.weight)? else { return Ok(None) };
+        let bias = linear.bias.map(|bias| store.get(run.engine, bias)).transpose()?;
+        let y = weight.linear(run.engine, x, (0, weight.rows()), bias.as_ref());
+        Ok(Some(y.map_err(Error::from)?.into()))
+    }
+
     /// Rows of a table by id: ids (...) -> (..., C); a table that is not in memory is read row by row.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use graph::Value;
 use tensor::nll::{RowState, VOCABULARY_TILE, merge_tile};
-use tensor::{Op, Tensor, indices};
+use tensor::{LaidOut, Op, Tensor, indices};
 
 use crate::Model;
 use crate::context::{Causal, Cx, Run, hear};
@@ -83,13 +83,22 @@ impl Model {
         let mut heard = hear(self, run, causal.head, Tap::Input, vec![hidden.clone()])?;
         let hidden = heard.pop().ok_or(ErrorKind::Arity { found: 0, expected: "hidden states" })?;
         let mut states = vec![RowState::default(); targets.len()];
+        let laid_out = self.store().laid_out(run.engine, linear.weight)?;
+        let laid_out = laid_out.filter(|_| tile.is_multiple_of(LaidOut::ROWS));
         for first_token in (0..vocabulary).step_by(tile) {
             let len = tile.min(vocabulary - first_token);
-            let mut inputs = vec![hidden.clone(), self.store().rows(run.engine, linear.weight, first_token, len)?];
-            if let Some(bias) = linear.bias {
-                inputs.push(self.store().rows(run.engine, bias, first_token, len)?);
-            }
-            let mut logits = Op::Linear.forward(run.engine, inputs)?;
+            let rows = |id| self.store().rows(run.engine, id, first_token, len);
+            let bias = linear.bias.map(rows).transpose()?;
+            let mut logits = match &laid_out {
+                Some(weight) => {
+                    let part = (first_token, len);
+                    vec![weight.linear(run.engine, &hidden, part, bias.as_ref()).map_err(Error::from)?]
+                }
+                None => {
+                    let inputs = [hidden.clone(), rows(linear.weight)?].into_iter().chain(bias);
+                    Op::Linear.forward(run.engine, inputs.collect())?
+                }
+            };
             for op in &causal.after_head {
                 logits = op.forward(run.engine, logits)?;
             }

@@ -1,10 +1,12 @@
 //! Parameters: on disk until a run needs them, changed in memory only where somebody changed them.
 
+mod laid_out;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compressed_tensors::experts::{ExpertLayout, ExpertPart, split_fused_experts};
-use tensor::{DType, Engine, Op, Tensor};
+use tensor::{DType, Engine, LaidOut, Op, Tensor};
 
 use crate::error::{BoxedError, Error, ErrorKind, Result};
 
@@ -95,6 +97,10 @@ struct Slot {
     changed: Option<Tensor>,
     /// What was set, where its type is not the one computed in.
     exact: Option<Tensor>,
+    /// What is in memory, in the order in which it is multiplied.
+    laid_out: Option<Arc<LaidOut>>,
+    /// Whether that is all that is held.
+    is_only_laid_out: bool,
 }
 
 /// Keeps parameters in memory, once they are read, until it is dropped.
@@ -305,6 +311,7 @@ impl Store {
         let tensor = self.converted(engine, id, tensor).map_err(|error| error.at(name))?;
         let slot = &mut self.lock()[id.0];
         slot.resident = None;
+        slot.laid_out = None;
         slot.changed = Some(tensor);
         slot.exact = exact;
         Ok(())
@@ -315,6 +322,7 @@ impl Store {
         let slot = &mut self.lock()[id.0];
         slot.changed = None;
         slot.exact = None;
+        slot.laid_out = None;
     }
 
     /// Puts a tensor of the parameter's shape and the type computed in (none: what is on disk) in the place of a change for a
@@ -334,7 +342,9 @@ impl Store {
                 return Err(Error::from(kind).at(name));
             }
         }
-        Ok(std::mem::replace(&mut self.lock()[id.0].changed, tensor))
+        let slot = &mut self.lock()[id.0];
+        slot.laid_out = None;
+        Ok(std::mem::replace(&mut slot.changed, tensor))
     }
 
     /// The type that the parameter has on disk.
@@ -391,7 +401,11 @@ impl Store {
     /// Bytes of parameters in memory, changed ones included.
     pub fn resident_bytes(&self) -> u64 {
         let slots = self.lock();
-        slots.iter().flat_map(|slot| slot.resident.iter().chain(&slot.changed)).map(Tensor::storage_bytes).sum()
+        let of = |slot: &Slot| {
+            let dense: u64 = slot.resident.iter().chain(&slot.changed).map(Tensor::storage_bytes).sum();
+            dense + slot.laid_out.as_ref().map_or(0, |it| it.bytes())
+        };
+        slots.iter().map(of).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -426,6 +440,8 @@ impl Drop for Held<'_> {
             slot.holders -= 1;
             if slot.holders == 0 {
                 slot.resident = None;
+                slot.laid_out = None;
+                slot.is_only_laid_out = false;
             }
         }
     }

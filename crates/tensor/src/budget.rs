@@ -89,8 +89,10 @@ impl Budget {
         }
         let bytes = self.size_class(bytes);
         let mut state = self.lock();
-        // A pooled buffer serves if it is at most an eighth larger than asked.
-        let slot = state.pool.range((T::DTYPE, bytes)..=(T::DTYPE, bytes + bytes / 8)).next().map(|(key, _)| *key);
+        // A pooled buffer serves if it is at most an eighth larger than asked; where there is no limit, if it is at most half
+        // as large again: buffers of longer rows serve shorter ones.
+        let most = bytes + bytes / if self.0.limit_bytes.is_some() { 8 } else { 2 };
+        let slot = state.pool.range((T::DTYPE, bytes)..=(T::DTYPE, most)).next().map(|(key, _)| *key);
         if let Some(key) = slot
             && let Some(mut elements) = state.pool.get_mut(&key).and_then(Vec::pop).and_then(T::take)
         {

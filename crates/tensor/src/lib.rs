@@ -10,6 +10,7 @@ mod buffer;
 mod engine;
 mod error;
 mod growing;
+mod laid_out;
 mod op;
 mod spec;
 mod view;
@@ -27,6 +28,7 @@ pub use kernels::elementary;
 pub use kernels::nll;
 pub use kernels::rms_norm::Rounded;
 pub use kernels::rope::{Pairing, inverse_frequencies};
+pub use laid_out::LaidOut;
 pub use op::{
     Attention, GroupScore, Groups, LongFrequencies, Longer, Normalize, Op, Presence, Route, Scores, expert_rows,
     grouped_linear, indices,

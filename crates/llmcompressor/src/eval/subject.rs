@@ -69,7 +69,7 @@ impl Subject {
     /// Keeps all weights in memory once they are read.
     pub(crate) fn hold(&self) -> Held<'_> {
         let store = self.model.store();
-        store.hold(store.parameters().map(|it| it.0))
+        store.hold_for_runs(store.parameters().map(|it| it.0))
     }
 
     /// Rows of the output head's weight.

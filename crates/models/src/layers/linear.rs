@@ -62,6 +62,9 @@ impl LinearKind {
 impl Layer for Linear {
     fn forward(&self, cx: &mut Cx<'_>, inputs: Vec<Value>) -> Result<Vec<Value>> {
         let [x] = exactly(inputs, "x")?;
+        if let Some(y) = cx.product(&x, self)? {
+            return Ok(vec![y]);
+        }
         let mut inputs = vec![x, cx.parameter(self.weight)?];
         if let Some(bias) = self.bias {
             inputs.push(cx.parameter(bias)?);

@@ -508,8 +508,8 @@ macro_rules! with_float {
         }
     };
 }
-use with_float;
+pub(crate) use with_float;
 
-fn not_float(argument: &'static str, found: DType) -> crate::Error {
+pub(crate) fn not_float(argument: &'static str, found: DType) -> crate::Error {
     ErrorKind::DType { argument, found, expected: "one of F32, BF16, F16".to_owned() }.into()
 }
