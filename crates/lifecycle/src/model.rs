@@ -125,6 +125,11 @@ pub trait Activation: Any {
     /// # Errors
     /// Rows outside the value, an `out` of another length, or a dtype that is no float.
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// All elements as little-endian bytes, row after row, where they lie so in memory.
+    fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 impl dyn Activation {

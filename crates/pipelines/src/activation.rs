@@ -29,4 +29,8 @@ impl Activation for TensorActivation {
         let bytes = self.0.as_bytes().map_err(Error::failed)?;
         read_f32(self.0.dtype(), &bytes[from * width..to * width], out).map_err(Error::failed)
     }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        self.0.as_bytes().ok()
+    }
 }

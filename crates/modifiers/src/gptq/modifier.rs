@@ -6,7 +6,8 @@ use compressed_tensors::DType;
 use indexmap::IndexMap;
 use kernels::{Mat, Profile, bf16};
 use lifecycle::{
-    Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint, error::Error,
+    Activation, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
+    error::Error,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +43,6 @@ pub struct GptqModifier {
     last: Option<Last>,
     /// Buffers for inputs.
     values: Vec<f32>,
-    narrow: Vec<bf16>,
     fallbacks: Vec<String>,
     report: Vec<Value>,
 }
@@ -53,6 +53,42 @@ struct Input {
     leader: String,
     first_batch: (usize, usize),
     hessian: Hessian,
+}
+
+/// Adds a value (..., N) to second moments, where it lies if it can be; else by way of `values`.
+fn add(
+    hessian: &mut Hessian,
+    profile: Profile,
+    value: &dyn Activation,
+    n_samples: u64,
+    values: &mut Vec<f32>,
+) -> Result<()> {
+    let cols = hessian.cols();
+    let rows = value.shape().iter().product::<usize>() / cols.max(1);
+    let bytes = value.as_bytes().unwrap_or_default();
+    match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
+        (DType::BF16, Ok(x), _) if !bytes.is_empty() => {
+            hessian.accumulate::<bf16>(profile, matrix(x, rows, cols)?, n_samples)
+        }
+        (DType::F32, _, Ok(x)) if !bytes.is_empty() => {
+            hessian.accumulate::<f32>(profile, matrix(x, rows, cols)?, n_samples)
+        }
+        (dtype, ..) => {
+            values.resize(rows * cols, 0.0);
+            value.read_rows(0..rows, values)?;
+            if dtype == DType::BF16 {
+                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
+                hessian.accumulate(profile, matrix(&narrow, rows, cols)?, n_samples)
+            } else {
+                hessian.accumulate(profile, matrix(values, rows, cols)?, n_samples)
+            }
+        }
+    }?;
+    Ok(())
+}
+
+fn matrix<T>(data: &[T], rows: usize, cols: usize) -> crate::Result<Mat<'_, T>> {
+    Ok(Mat::new(data, rows, cols)?)
 }
 
 /// The input that was added last, which the modules beside its own are likely to be given too.
@@ -87,7 +123,6 @@ impl GptqModifier {
             input_of: IndexMap::new(),
             last: None,
             values: Vec::new(),
-            narrow: Vec::new(),
             fallbacks: Vec::new(),
             report: Vec::new(),
         })
@@ -126,13 +161,16 @@ impl GptqModifier {
             .as_ref()
             .filter(|last| is_beside(last, &self.inputs) && sample.edge.is_some() && last.edge == sample.edge);
         let by_edge = by_edge.map(|it| it.input);
-        self.values.resize(elements, 0.0);
-        if by_edge.is_none() {
-            sample.value.read_rows(0..elements / cols, &mut self.values)?;
+        let mut values = std::mem::take(&mut self.values);
+        if sample.edge.is_none() {
+            values.resize(elements, 0.0);
+            sample.value.read_rows(0..elements / cols, &mut values)?;
         }
         let shared = by_edge.or_else(|| {
-            let last = self.last.as_ref().filter(|last| last.edge.is_none() && is_beside(last, &self.inputs));
-            last.filter(|last| last.values == self.values).map(|it| it.input)
+            let is_unknown = sample.edge.is_none();
+            let last =
+                self.last.as_ref().filter(|last| is_unknown && last.edge.is_none() && is_beside(last, &self.inputs));
+            last.filter(|last| last.values == values).map(|it| it.input)
         });
         let input = match (self.input_of.get(module).copied(), shared) {
             (Some(own), Some(shared)) if own == shared && self.inputs[own].leader != module => return Ok(()),
@@ -152,26 +190,10 @@ impl GptqModifier {
                 self.inputs.len() - 1
             }
         };
-        if by_edge.is_some() {
-            sample.value.read_rows(0..elements / cols, &mut self.values)?;
-        }
-        let values = std::mem::take(&mut self.values);
         // A matrix is one sequence; of anything larger, the first dimension counts sequences.
         let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
         let hessian = &mut self.inputs[input].hessian;
-        let added = match sample.value.dtype() {
-            DType::BF16 => {
-                self.narrow.clear();
-                self.narrow.extend(values.iter().map(|it| bf16::from_f32(*it)));
-                Mat::new(&self.narrow, elements / cols, cols)
-                    .map_err(crate::Error::from)
-                    .and_then(|x| hessian.accumulate(self.profile, x, n_samples))
-            }
-            _ => Mat::new(&values, elements / cols, cols)
-                .map_err(crate::Error::from)
-                .and_then(|x| hessian.accumulate(self.profile, x, n_samples)),
-        };
-        added?;
+        add(hessian, self.profile, sample.value, n_samples, &mut values)?;
         // What was compared last is the buffer of what comes next.
         let before = self.last.take().map(|it| it.values).unwrap_or_default();
         let (kept, free) = if sample.edge.is_none() { (values, before) } else { (before, values) };
@@ -358,7 +380,6 @@ impl Modifier for GptqModifier {
         let model = state.model_mut()?;
         self.last = None;
         self.values = Vec::new();
-        self.narrow = Vec::new();
         self.targets.write_activations(model, &modules)?;
         // Weights that share an input and an order are swept as one stack.
         let mut stacks: IndexMap<(Option<usize>, bool), Vec<Observed>> = IndexMap::new();
