@@ -29,6 +29,9 @@ pub enum ErrorKind {
         /// Index of the batch.
         batch: usize,
     },
+    /// A system that gives no threads.
+    #[error("no threads to compute on: {0}, expected the system to grant them (see `ulimit -u`)")]
+    Threads(rayon::ThreadPoolBuildError),
     /// Activations that went to disk.
     #[error("activations in {}: {source}", path.display())]
     Spill {

@@ -24,6 +24,22 @@ struct Heard {
     values: Vec<Tensor>,
 }
 
+/// A value as it is handed over.
+pub(crate) struct Value {
+    module: ModuleId,
+    point: TapPoint,
+    tapped: Option<Tapped>,
+    /// What the module was given, if it will run again.
+    kept: Option<Vec<Tensor>>,
+}
+
+/// A dense value, the number of its edge in the graph, and whether all of it is finite.
+struct Tapped {
+    value: Tensor,
+    edge: usize,
+    is_finite: bool,
+}
+
 /// Hooks that write down what they hear, until it is handed over.
 pub(crate) struct Listener {
     pub(crate) hooks: Hooks,
@@ -59,44 +75,59 @@ impl Listener {
         Self { hooks, _guards: guards, log, taps, kept }
     }
 
+    /// Takes what was heard, and finds which values are the same and whether they are finite.
+    ///
+    /// # Errors
+    /// A copy of a view that is not dense, where the budget does not allow it.
+    pub(crate) fn take(&self, budget: &Budget) -> Result<Vec<Value>> {
+        let heard = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        // The tensors of a window live together here, so that none takes another's place.
+        let mut leaders: Vec<(Tensor, (ModuleId, TapPoint))> = Vec::new();
+        let mut taken = Vec::with_capacity(heard.len());
+        for Heard { module, point, values } in heard {
+            let value = values.first().filter(|_| self.taps.contains(&(module, point)));
+            let mut tapped = None;
+            if let Some(value) = value {
+                let known = leaders.iter().find(|it| it.0.is_same(value)).map(|it| it.1);
+                let leader = known.unwrap_or((module, point));
+                if known.is_none() {
+                    leaders.push((value.clone(), leader));
+                }
+                let is_finite = known.is_some() || is_finite(value, budget)?;
+                // Five points a module; the same in every batch.
+                let edge = leader.0.index() * 5 + leader.1 as usize;
+                tapped = Some(Tapped { value: value.dense(budget).map_err(models::Error::from)?, edge, is_finite });
+            }
+            let is_kept = point == TapPoint::Input && self.kept.contains(&module);
+            taken.push(Value { module, point, tapped, kept: is_kept.then_some(values) });
+        }
+        Ok(taken)
+    }
+
     /// Hands over what was heard of a window of batches, batch by batch.
     ///
     /// # Errors
     /// `NotFinite` with the module that is tapped, and what the modifiers refuse.
     pub(crate) fn hand_over(
         &self,
+        heard: Vec<Value>,
         lifecycle: &mut CompressionLifecycle,
         names: &dyn Fn(ModuleId) -> String,
         window: Range<usize>,
-        budget: &Budget,
     ) -> Result<()> {
-        let heard = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
         let mut calls: HashMap<(ModuleId, TapPoint), usize> = HashMap::new();
-        // The tensors of a window live together here, so that none takes another's place.
-        let mut leaders: Vec<(Tensor, (ModuleId, TapPoint))> = Vec::new();
         let mut samples = Vec::with_capacity(heard.len());
-        for Heard { module, point, values } in heard {
-            if point == TapPoint::Input && self.kept.contains(&module) {
+        for Value { module, point, tapped, kept } in heard {
+            if let Some(values) = kept {
                 let store = lifecycle.state.model_mut()?.as_engine::<ModelStore>()?;
-                store.keep(module, window.start, values.clone());
+                store.keep(module, window.start, values);
             }
-            let Some(value) = values.into_iter().next().filter(|_| self.taps.contains(&(module, point))) else {
-                continue;
-            };
-            let leader = match leaders.iter().find(|it| it.0.is_same(&value)) {
-                Some((_, leader)) => *leader,
-                None => {
-                    if !is_finite(&value, budget)? {
-                        return Err(ErrorKind::NotFinite { module: names(module), batch: window.start }.into());
-                    }
-                    leaders.push((value.clone(), (module, point)));
-                    (module, point)
-                }
-            };
-            // Five points a module; the same in every batch.
-            let edge = leader.0.index() * 5 + leader.1 as usize;
+            let Some(Tapped { value, edge, is_finite }) = tapped else { continue };
+            if !is_finite {
+                return Err(ErrorKind::NotFinite { module: names(module), batch: window.start }.into());
+            }
             let call = calls.entry((module, point)).or_insert(0);
-            samples.push((Tap::new(names(module), point), *call, edge, value.dense(budget)?));
+            samples.push((Tap::new(names(module), point), *call, edge, value));
             *call += 1;
         }
         let n_batches = window.len();

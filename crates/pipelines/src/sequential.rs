@@ -11,7 +11,6 @@ use graph::{Extent, ModuleId, Subgraph};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, Signal, TapPoint};
 use models::{Hooks, Model, NonFiniteWatch, Run, TraceInputs, is_finite};
-use rayon::prelude::*;
 use tensor::{Engine, Routing, Tensor};
 
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
     boundaries::Boundaries,
     change::change,
     error::{Error, ErrorKind, Result},
+    lanes::Lanes,
     listen::Listener,
     log::{log_modules, log_wave},
     times::timed,
@@ -79,6 +79,7 @@ pub(crate) struct Course<'a> {
     pub(crate) resume_at: usize,
     boundaries: Boundaries,
     shapes: Vec<Vec<usize>>,
+    lanes: Lanes,
     pub(crate) times: Times,
     pub(crate) lifecycle: &'a mut CompressionLifecycle,
 }
@@ -173,7 +174,11 @@ impl Sequential {
             let named = inputs.names().iter().map(|it| (*it).to_owned()).zip(values).collect();
             boundaries.update(idx, &IndexSet::new(), named, &self.engine.budget)?;
         }
-        Ok(Course { declared, kind, waves, last, resume_at, boundaries, shapes, times: Times::default(), lifecycle })
+        // Windows run side by side only where memory has no ceiling that they would share.
+        let is_single = self.engine.budget.limit_bytes().is_some();
+        let lanes = Lanes::new(if is_single { 1 } else { rayon::current_num_threads() })?;
+        let times = Times::default();
+        Ok(Course { declared, kind, waves, last, resume_at, boundaries, shapes, lanes, times, lifecycle })
     }
 
     /// Lets modifiers hear a wave and change it; gives what they say of it.
@@ -227,7 +232,8 @@ impl Sequential {
         let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
         let extent = extent_for(&self.model, course.kind, subgraph, &heard);
         let is_rerun = !reruns.is_empty();
-        let listeners: Vec<Listener> = (0..self.lanes()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
+        let listeners: Vec<Listener> =
+            (0..course.lanes.group()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
         // Only one modifier is to hear a pass of its own.
         let focus = if let (WaveKind::Layers, &[only]) = (course.kind, modifiers) { Some(only) } else { None };
         let engine = self.engine.with_routing(self.routing);
@@ -239,14 +245,15 @@ impl Sequential {
             let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
             let hear = |(listener, mut values): (&Listener, HashMap<String, Tensor>)| {
                 let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
-                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent).map(drop)
+                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent)?;
+                listener.take(&self.engine.budget)
             };
-            each(listeners.iter().zip(inputs).collect(), hear).map_err(Error::from)?;
-            for (listener, window) in listeners.iter().zip(group) {
+            let heard = course.lanes.each(listeners.iter().zip(inputs).collect(), hear)?;
+            for ((listener, heard), window) in listeners.iter().zip(heard).zip(group) {
                 course.lifecycle.state.current_batch_idx = Some(window.start);
                 let outer = course.lifecycle.focus();
                 course.lifecycle.set_focus(focus.or(outer));
-                let handed = listener.hand_over(course.lifecycle, &names, window.clone(), &self.engine.budget);
+                let handed = listener.hand_over(heard, course.lifecycle, &names, window.clone());
                 course.lifecycle.set_focus(outer);
                 if let Err(error) = handed {
                     return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
@@ -269,16 +276,21 @@ impl Sequential {
         let engine = self.engine.with_routing(routing);
         let run = Run { engine: &engine, hooks: None };
         let joints = Joints::of(subgraph);
-        for group in groups(&self.windows(course, joints.as_ref()), self.lanes()) {
+        for group in groups(&self.windows(course, joints.as_ref()), course.lanes.group()) {
             committer.check()?;
             let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
             let run = |mut values: HashMap<String, Tensor>| {
-                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)
+                let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
+                let judge = |(name, value): (String, Tensor)| {
+                    let is_finite = is_finite(&value, &self.engine.budget)?;
+                    Ok((name, value, is_finite))
+                };
+                produced.carried.into_iter().map(judge).collect::<models::Result<Vec<_>>>()
             };
-            for (window, produced) in group.iter().zip(each(inputs, run).map_err(Error::from)?) {
+            for (window, produced) in group.iter().zip(course.lanes.each(inputs, run).map_err(Error::from)?) {
                 let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
-                for (name, value) in produced.carried {
-                    if !is_finite(&value, &self.engine.budget).map_err(Error::from)? {
+                for (name, value, is_finite) in produced {
+                    if !is_finite {
                         let error = ErrorKind::NotFinite { module: name, batch: window.start }.into();
                         return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
                     }
@@ -322,11 +334,6 @@ impl Sequential {
         windows(&course.shapes, if joints.is_some() { self.window } else { 1 })
     }
 
-    /// Windows that run at the same time: one for each thread, where memory has no ceiling that they would share.
-    fn lanes(&self) -> usize {
-        if self.engine.budget.limit_bytes().is_some() { 1 } else { rayon::current_num_threads() }
-    }
-
     /// What a subgraph takes, of each window of a group.
     fn inputs_of(
         &self,
@@ -363,13 +370,8 @@ impl Sequential {
     }
 }
 
-/// The first window by itself, since it brings the weights into memory; then as many at a time as there are lanes.
-fn groups(windows: &[Range<usize>], lanes: usize) -> impl Iterator<Item = &[Range<usize>]> {
+/// The first window by itself, since it brings the weights into memory; then as many at a time as lanes take.
+fn groups(windows: &[Range<usize>], size: usize) -> impl Iterator<Item = &[Range<usize>]> {
     let (first, others) = windows.split_at(windows.len().min(1));
-    first.chunks(1).chain(others.chunks(lanes.max(1)))
-}
-
-/// What `run` makes of each item, in order; of several items at the same time.
-fn each<I: Send, O: Send>(items: Vec<I>, run: impl Fn(I) -> models::Result<O> + Sync + Send) -> models::Result<Vec<O>> {
-    if items.len() > 1 { items.into_par_iter().map(run).collect() } else { items.into_iter().map(run).collect() }
+    first.chunks(1).chain(others.chunks(size.max(1)))
 }

@@ -11,13 +11,13 @@ use std::{path::PathBuf, time::Instant};
 
 use calibration::{check_context, check_vocabulary};
 use models::Held;
-use rayon::prelude::*;
+use pipelines::Lanes;
 use serde::Serialize;
 use tensor::{DType, Tensor};
 
 use crate::{
     Counted, Interrupt, Progress, ceiling,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     slabs::Budget,
 };
 use comparison::Comparer;
@@ -208,30 +208,31 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
     progress.begin("evaluating", n_read as u64, Counted::Tokens);
     let pool = Budget { threads: threads(options.threads), slab_bytes: 0 }.thread_pool()?;
     let (mut sum, mut tokens, mut row) = (0.0, 0, 0);
-    // The first window by itself, since it brings the weights into memory; then one for each thread, where memory has no
-    // ceiling and nobody compares layer by layer.
+    // The first window by itself, since it brings the weights into memory; then each thread takes windows of its own, where
+    // memory has no ceiling and nobody compares layer by layer.
     let is_single = options.max_memory_bytes.is_some() || comparer.is_some();
     let lanes = if is_single { 1 } else { pool.current_num_threads() };
+    let lanes = Lanes::new(lanes)?;
+    let keeps_states = comparer.is_some() || saved.is_some();
     let (first, others) = windows.split_at(windows.len().min(1));
-    for group in first.chunks(1).chain(others.chunks(lanes)) {
+    for group in first.chunks(1).chain(others.chunks(lanes.group())) {
         if let Some(signal) = options.interrupt.signal() {
             return Err(ErrorKind::Interrupted { signal }.into());
         }
         let judge = |window: &Window| {
             let hidden = subject.hidden(&window.ids)?;
             let judged = subject.nll(window, &hidden)?;
-            Ok((hidden, judged))
+            Ok((keeps_states.then_some(hidden), judged))
         };
-        let judged: Vec<(Tensor, Vec<f64>)> = pool.install(|| match group {
-            [only] => Ok(vec![judge(only)?]),
-            _ => group.par_iter().map(judge).collect::<Result<_>>(),
-        })?;
+        let judged: Vec<(Option<Tensor>, Vec<f64>)> =
+            pool.install(|| lanes.each(group.iter().collect(), judge).map_err(|error: Error| error))?;
         for (window, (hidden, judged)) in group.iter().zip(judged) {
             if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
                 let module = pool.install(|| subject.first_non_finite(&window.ids))?;
                 return Err(ErrorKind::NotANumber { row, token: window.first_judged + at, module }.into());
             }
             pool.install(|| {
+                let Some(hidden) = hidden else { return Ok(()) };
                 if let Some(comparer) = &mut comparer {
                     comparer.add(window, &hidden)?;
                 }
