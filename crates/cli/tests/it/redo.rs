@@ -87,6 +87,8 @@ fn to_redo_a_layer_changes_its_tensors_alone() {
         assert_eq!((&group["weights"]["num_bits"], &group["targets"]), (&json!(bits), &json!(names)));
     }
     // The report has both: what was kept, and what was done.
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("7 compressed modules by model.layers.1; 7 taken over from"));
     let (before, after) = (report_of(&whole), report_of(&out));
     assert_eq!(after["scope"]["compressed"].as_array().unwrap().len(), 7);
     assert_eq!(after["scope"]["n_kept"], json!(7));
@@ -230,4 +232,45 @@ fn a_layer_that_is_redone_with_more_bits_brings_the_perplexity_nearer_to_the_den
     };
     let [dense, redone, before] = [&cell.source, &out, &whole].map(|it| judged(it));
     assert!(dense < redone && redone - dense < 0.7 * (before - dense), "{dense} {redone} {before}");
+}
+
+#[test]
+fn a_cache_scheme_stays_and_a_module_that_the_recipe_leaves_out_becomes_dense() {
+    let cell = Cell::new(&MODELS[0], &RECIPES[0], PARTITIONS[0]);
+    let (whole, out) = (cell.out("whole"), cell.out("out"));
+    let cache = json!({"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": true, "dynamic": false});
+    let eight = json!({"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8", "kv_cache_scheme": cache});
+    write_recipe(&cell, &json!({"QuantizationModifier": eight}));
+    cell.run(&whole, "").expect(0);
+    let left = ["lm_head", "re:.*down_proj"];
+    let same = json!({"targets": ["Linear"], "ignore": left, "scheme": "W8A8"});
+    write_recipe(&cell, &json!({"QuantizationModifier": same}));
+    redo(&cell, &out, &whole, "model.layers.1").expect(0);
+    assert_eq!(verify(&out, &cell.source)["faults"], json!([]));
+    let (before, after, source) = (read_tensors(&whole), read_tensors(&out), read_tensors(&cell.source));
+    for scale in ["k_scale", "v_scale"] {
+        let name = format!("model.layers.1.self_attn.{scale}");
+        assert_eq!(before[&name], after[&name]);
+    }
+    let down = "model.layers.1.mlp.down_proj";
+    assert_eq!(after[&format!("{down}.weight")], source[&format!("{down}.weight")]);
+    assert!(!after.contains_key(&format!("{down}.weight_scale")));
+    // The group of the output covers what was done again, and is as it was.
+    let [old, new] = [&whole, &out].map(|it| config_of(it)["quantization_config"].clone());
+    assert_eq!(old["kv_cache_scheme"]["num_bits"], json!(8));
+    assert_eq!((&old["kv_cache_scheme"], &old["config_groups"]), (&new["kv_cache_scheme"], &new["config_groups"]));
+    assert_eq!(new["ignore"], json!([down, "lm_head"]));
+}
+
+#[test]
+fn experts_of_a_layer_keep_one_scheme() {
+    let cell = Cell::new(&MODELS[1], &RECIPES[0], PARTITIONS[0]);
+    let (whole, out) = (cell.out("whole"), cell.out("out"));
+    cell.run(&whole, "").expect(0);
+    redo(&cell, &cell.out("same"), &whole, "model.layers.1.mlp.experts.0").expect(0);
+    write_recipe(&cell, &wider());
+    let parted = redo(&cell, &out, &whole, "model.layers.1.mlp.experts.0").expect(77);
+    parted.says(&["experts.0.gate_proj` is chosen", "experts.1.gate_proj` is not", "one scheme"]);
+    assert!(!out.exists());
+    redo(&cell, &out, &whole, "model.layers.1.mlp.experts").expect(0);
 }

@@ -8,7 +8,7 @@ use lifecycle::{
     CompressionLifecycle, Event, InitializeArgs, Modifier, ModuleStore, RecipeInput, Registry, Result, Sample,
     Settings, State, StateUpdate, Tap, TapPoint,
 };
-use models::{Model, ModelOptions, Run};
+use models::{Model, ModelOptions, Run, TraceInputs};
 use pipelines::{CalibrationBatch, Committer, Error, ModelStore, ModifierData, Partition, Passes, Sequential, Wave};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,6 +44,8 @@ struct Watcher {
     seen: Seen,
     propagates: bool,
     wave: lifecycle::Wave,
+    /// How the names end of what it hears.
+    targets: &'static str,
 }
 
 impl Modifier for Watcher {
@@ -68,7 +70,7 @@ impl Modifier for Watcher {
     }
 
     fn writes(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
-        Ok(model.modules().iter().filter(|it| it.name.ends_with("_proj")).map(|it| it.name.clone()).collect())
+        Ok(model.modules().iter().filter(|it| it.name.ends_with(self.targets)).map(|it| it.name.clone()).collect())
     }
 
     fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
@@ -135,18 +137,37 @@ fn watch(
 ) -> Vec<(String, usize, Option<usize>, f64)> {
     let (_dir, model, engine) = model();
     let seen = Seen::default();
-    let watcher = Watcher { settings: Settings::default(), seen: Arc::clone(&seen), propagates, wave };
-    let mut lifecycle = CompressionLifecycle::new(Registry::default());
-    let store = ModelStore::new(Arc::clone(&model), engine.clone()).unwrap();
-    let state = StateUpdate { model: Some(Box::new(store)), ..StateUpdate::default() };
-    let recipe = Some(RecipeInput::Modifier(Box::new(watcher)));
-    lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
+    let targets = "_proj";
+    let watcher = Watcher { settings: Settings::default(), seen: Arc::clone(&seen), propagates, wave, targets };
+    let mut lifecycle = watched_by(watcher, &model, &engine);
     let batches = batches(&engine);
     let run = Sequential { model, engine, partition, routing: Routing::All, window, spill: None, passes: Passes::Own };
     run.run(&mut lifecycle, batches, &mut Nobody).unwrap();
     lifecycle.finalize().unwrap();
     let seen = seen.lock().unwrap();
     seen.clone()
+}
+
+fn watched_by(watcher: Watcher, model: &Arc<Model>, engine: &Engine) -> CompressionLifecycle {
+    let mut lifecycle = CompressionLifecycle::new(Registry::default());
+    let store = ModelStore::new(Arc::clone(model), engine.clone()).unwrap();
+    let state = StateUpdate { model: Some(Box::new(store)), ..StateUpdate::default() };
+    let recipe = Some(RecipeInput::Modifier(Box::new(watcher)));
+    lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
+    lifecycle
+}
+
+#[test]
+fn a_layer_without_targets_begins_a_wave_that_no_other_layer_before_it_is_part_of() {
+    let (_dir, model, engine) = model();
+    let (wave, targets) = (lifecycle::Wave::Targets, "layers.1.mlp.down_proj");
+    let (settings, seen) = (Settings::default(), Seen::default());
+    let lifecycle = watched_by(Watcher { settings, seen, propagates: true, wave, targets }, &model, &engine);
+    let (routing, passes, partition) = (Routing::All, Passes::Own, Partition::BeforeTargets);
+    let run = Sequential { model, engine, partition, routing, window: 1, spill: None, passes };
+    let waves = run.waves(&lifecycle, TraceInputs::Ids).unwrap().waves;
+    let holding = |name: &str| waves.iter().position(|it| it.modules.iter().any(|it| it == name)).unwrap();
+    assert_eq!(["model.embed_tokens", FIRST, "model.layers.1.self_attn.q_proj", LAST].map(holding), [0, 1, 1, 2]);
 }
 
 #[test]
