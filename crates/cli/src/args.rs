@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, ValueEnum};
-use llmcompressor::eval::Compute;
+use llmcompressor::eval::{Compute, Product};
 
 use crate::commands::Command;
 
@@ -71,6 +71,24 @@ pub(crate) enum Dtype {
     F32,
     Bf16,
     F16,
+}
+
+/// What linear layers multiply.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ProductOf {
+    /// Numbers of the type computed in
+    Numbers,
+    /// Codes, where weights and activations have 8-bit integers: exact sums, scaled at the end
+    Int8,
+}
+
+impl From<ProductOf> for Product {
+    fn from(product: ProductOf) -> Self {
+        match product {
+            ProductOf::Numbers => Self::Numbers,
+            ProductOf::Int8 => Self::Int8,
+        }
+    }
 }
 
 impl From<Dtype> for Compute {

@@ -125,7 +125,10 @@ impl<'a> Cx<'a> {
             Mode::Compute(run) => {
                 let run = *run;
                 let inputs = hear_values(self.model, run, module, Tap::Input, inputs)?;
-                let outputs = layer.forward(self, inputs)?;
+                let outputs = match instead(run, module, &inputs)? {
+                    Some(output) => vec![output],
+                    None => layer.forward(self, inputs)?,
+                };
                 hear_values(self.model, run, module, Tap::Output, outputs)?
             }
             Mode::Trace(tracer) if tracer.is_inside_leaf() => layer.forward(self, inputs)?,
@@ -293,6 +296,15 @@ pub(crate) fn hear(
         return Err(ErrorKind::Replacement.into());
     }
     Ok(values.into_iter().flatten().collect())
+}
+
+/// What a hook gives in the place of a module's own output.
+fn instead(run: Run<'_>, module: ModuleId, inputs: &[Value]) -> Result<Option<Value>> {
+    let Some(hooks) = run.hooks.filter(|hooks| hooks.has(module, Tap::Instead)) else { return Ok(None) };
+    let tensors = inputs.iter().cloned().map(Value::into_tensor).collect::<graph::Result<Vec<_>>>()?;
+    let mut values: Vec<_> = tensors.into_iter().map(Some).collect();
+    let is_replaced = hooks.hear(module, Tap::Instead, &mut values)?;
+    Ok(values.into_iter().next().flatten().filter(|_| is_replaced).map(Value::from))
 }
 
 fn hear_values(model: &Model, run: Run<'_>, module: ModuleId, tap: Tap, values: Vec<Value>) -> Result<Vec<Value>> {

@@ -13,6 +13,8 @@ use crate::error::{BoxedError, ErrorKind, Result};
 pub enum Tap {
     /// What it is called with.
     Input,
+    /// What it is called with, instead of calling it: a tensor that a hook gives is its output, and the module does not compute.
+    Instead,
     /// What it gives.
     Output,
     /// The query of an attention, after rotation: (B, T, H, D).

@@ -25,13 +25,14 @@ pub use kernels::Profile;
 pub use kernels::activation::Activation;
 pub use kernels::attention::Mask;
 pub use kernels::elementary;
+pub use kernels::gemm::int8::Scales;
 pub use kernels::nll;
 pub use kernels::rms_norm::Rounded;
 pub use kernels::rope::{Pairing, inverse_frequencies};
 pub use laid_out::LaidOut;
 pub use op::{
-    Attention, GroupScore, Groups, LongFrequencies, Longer, Normalize, Op, Presence, Route, Scores, expert_rows,
-    grouped_linear, indices,
+    Attention, CodedLinear, GroupScore, Groups, LongFrequencies, Longer, Normalize, Op, Presence, Route, Scores,
+    expert_rows, grouped_linear, indices,
 };
 pub use spec::{Dim, Spec, Symbol};
 pub use view::Tensor;

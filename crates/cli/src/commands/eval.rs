@@ -9,7 +9,7 @@ use llmcompressor::{
 };
 
 use crate::{
-    args::{Dtype, Format, Global, byte_count},
+    args::{Dtype, Format, Global, ProductOf, byte_count},
     printer,
     progress::Terminal,
     signals,
@@ -58,6 +58,9 @@ pub(crate) struct Options {
     /// Type to compute in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
+    /// What linear layers multiply
+    #[arg(long, value_enum, default_value_t = ProductOf::Numbers)]
+    product: ProductOf,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -105,6 +108,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         seq_len: options.seq_len,
         max_samples: options.max_samples,
         compute: options.dtype.into(),
+        product: options.product.into(),
         threads: options.threads,
         max_memory_bytes: options.max_memory,
         interrupt,

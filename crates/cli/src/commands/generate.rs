@@ -9,7 +9,7 @@ use llmcompressor::{
 };
 
 use crate::{
-    args::{Dtype, Format, Global},
+    args::{Dtype, Format, Global, ProductOf},
     printer,
     progress::Terminal,
     signals,
@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// Type to compute in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
+    /// What linear layers multiply
+    #[arg(long, value_enum, default_value_t = ProductOf::Numbers)]
+    product: ProductOf,
     /// Compute every token from all tokens before it, as if nothing were kept
     #[arg(long)]
     no_cache: bool,
@@ -76,6 +79,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         max_new_tokens: options.max_new_tokens,
         sampling: Sampling { temperature, top_k, top_p, seed },
         compute: options.dtype.into(),
+        product: options.product.into(),
         threads: options.threads,
         cache: if options.no_cache { Caching::Recomputed } else { Caching::Kept },
         interrupt,

@@ -15,6 +15,7 @@ use pipelines::Lanes;
 use serde::Serialize;
 use tensor::{DType, Tensor};
 
+pub use crate::activations::Product;
 use crate::{
     Counted, Interrupt, Progress, ceiling,
     error::{Error, ErrorKind, Result},
@@ -104,6 +105,8 @@ pub struct EvalOptions {
     pub save_logits: Option<PathBuf>,
     /// The type to compute in.
     pub compute: Compute,
+    /// What linear layers multiply, in the model and not in the reference.
+    pub product: Product,
     /// Worker threads; 0 means one per core.
     pub threads: usize,
     /// Ceiling for everything that is held; weights that do not fit are read again whenever they are used. `None` sets none.
@@ -124,6 +127,7 @@ impl EvalOptions {
             reference: None,
             save_logits: None,
             compute: Compute::Auto,
+            product: Product::Numbers,
             threads: 0,
             max_memory_bytes: None,
             interrupt: Interrupt::default(),
@@ -150,6 +154,8 @@ pub struct Evaluation {
     pub seq_len: usize,
     /// The type computed in.
     pub dtype: &'static str,
+    /// Linear layers that multiplied codes of 8 bits.
+    pub int8_linears: usize,
     /// Tokens read a second.
     pub tokens_per_second: f64,
     /// Seconds of computing.
@@ -186,7 +192,12 @@ impl Evaluation {
 /// finite likelihood; `Option` for a reference of another vocabulary or depth, and for logits of rows that differ in length.
 pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation> {
     let budget = ceiling::budget(options.max_memory_bytes);
-    let subject = Subject::open(&options.model, options.compute, &budget)?;
+    let subject = Subject::open(&options.model, options.compute, options.product, &budget)?;
+    if options.product == Product::Int8 && subject.n_coded() == 0 {
+        let found = "int8 for a model without a linear layer of 8-bit integers".to_owned();
+        let expected = "weights around zero, per row or tensor, and inputs per token or tensor (W8A8)".to_owned();
+        return Err(ErrorKind::Option { option: "--product", found, expected }.into());
+    }
     let windows = rows::windows(options, subject.dir())?;
     if let Some(vocabulary) = subject.vocabulary() {
         let ids: Vec<Vec<u32>> = windows.iter().map(|it| it.ids.clone()).collect();
@@ -195,7 +206,7 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
             check_context(&ids, limit)?;
         }
     }
-    let open = |it: &String| Subject::open(it, options.compute, &budget);
+    let open = |it: &String| Subject::open(it, options.compute, Product::Numbers, &budget);
     let reference = options.reference.as_ref().map(open).transpose()?;
     let subjects: Vec<&Subject> = std::iter::once(&subject).chain(&reference).collect();
     let longest = windows.iter().map(|it| it.ids.len()).max().unwrap_or(0);
@@ -259,6 +270,7 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
         rows: windows.len(),
         seq_len: options.seq_len,
         dtype: subject.model().store().dtype().torch_name().unwrap_or("unknown"),
+        int8_linears: subject.n_coded(),
         tokens_per_second: n_read as f64 / seconds.max(1e-9),
         seconds,
         comparison: comparer.zip(options.reference.clone()).map(|(it, name)| it.finish(name)),

@@ -7,7 +7,7 @@ use tensor::{Budget, Engine, Tensor};
 
 use super::{Compute, DenseWeights, rows::Window};
 use crate::{
-    activations::{quantize_activations, quantize_attentions},
+    activations::{Integers, Product, quantize_activations, quantize_attentions},
     catalog::Catalog,
     error::Result,
     source::open_source,
@@ -19,6 +19,7 @@ pub(crate) struct Subject {
     weights: Arc<DenseWeights>,
     engine: Engine,
     hooks: Hooks,
+    integers: Integers,
     _quantizers: Vec<HookGuard>,
 }
 
@@ -27,7 +28,7 @@ impl Subject {
     ///
     /// # Errors
     /// Faults of the checkpoint; an architecture that is not supported.
-    pub(crate) fn open(model: &str, compute: Compute, budget: &Budget) -> Result<Self> {
+    pub(crate) fn open(model: &str, compute: Compute, product: Product, budget: &Budget) -> Result<Self> {
         let source = open_source(model)?;
         let catalog = Catalog::of(&source)?;
         let config = source.config()?.clone();
@@ -37,9 +38,14 @@ impl Subject {
         let engine = Engine::new(budget.clone());
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());
-        let mut quantizers = quantize_activations(&hooks, &engine.budget, &model, stored)?;
+        let integers = match product {
+            Product::Numbers => Integers::default(),
+            Product::Int8 => Integers::find(&model, stored.0, stored.1)?,
+        };
+        let mut quantizers = quantize_activations(&hooks, &engine.budget, &model, stored, &integers)?;
+        quantizers.extend(integers.compute(&hooks, &engine, &weights));
         quantizers.extend(quantize_attentions(&hooks, &engine.budget, &model, stored)?);
-        Ok(Self { model, weights, engine, hooks, _quantizers: quantizers })
+        Ok(Self { model, weights, engine, hooks, integers, _quantizers: quantizers })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -58,6 +64,11 @@ impl Subject {
         &self.engine
     }
 
+    /// Linear layers that multiply codes.
+    pub(crate) fn n_coded(&self) -> usize {
+        self.integers.len()
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.model
     }
@@ -69,6 +80,7 @@ impl Subject {
     /// Keeps all weights in memory once they are read.
     pub(crate) fn hold(&self) -> Held<'_> {
         let store = self.model.store();
+        self.integers.keep();
         store.hold_for_runs(store.parameters().map(|it| it.0))
     }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     Interrupt, Progress, ceiling,
     error::{ErrorKind, Result},
-    eval::{Compute, Subject, threads},
+    eval::{Compute, Product, Subject, threads},
     slabs::Budget,
 };
 use sampling::Sampler;
@@ -44,6 +44,8 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// The type to compute in.
     pub compute: Compute,
+    /// What linear layers multiply.
+    pub product: Product,
     /// Worker threads; 0 means one per core.
     pub threads: usize,
     /// Whether keys and values are kept.
@@ -71,6 +73,7 @@ impl GenerateOptions {
             max_new_tokens: 64,
             sampling: Sampling::default(),
             compute: Compute::Auto,
+            product: Product::Numbers,
             threads: 0,
             cache: Caching::Kept,
             interrupt: Interrupt::default(),
@@ -147,7 +150,7 @@ pub fn generate(
     said: &mut dyn FnMut(&str) -> std::io::Result<()>,
 ) -> Result<Generation> {
     let mut sampler = Sampler::new(options.sampling)?;
-    let subject = Subject::open(&options.model, options.compute, &ceiling::budget(None))?;
+    let subject = Subject::open(&options.model, options.compute, options.product, &ceiling::budget(None))?;
     let tokenizer = match &options.prompt {
         // A model without a tokenizer can be asked by ids.
         Prompt::TokenIds(_) => Tokenizer::from_dir(subject.dir()).ok(),

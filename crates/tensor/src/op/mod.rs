@@ -1,5 +1,6 @@
 //! Operations as values: what a graph records and a computation runs.
 
+mod codes;
 mod experts;
 mod infer;
 mod layout;
@@ -17,6 +18,7 @@ use kernels::attention::Mask;
 use kernels::rms_norm::Rounded;
 use kernels::rope::Pairing;
 
+pub use codes::CodedLinear;
 pub use experts::{expert_rows, grouped_linear};
 pub use linear::indices;
 

@@ -1,5 +1,7 @@
 //! What modules are given and give, and what attention keeps, quantized as a compressed checkpoint's config says.
 
+mod products;
+
 use std::{
     borrow::Cow,
     collections::{BTreeSet, VecDeque},
@@ -44,7 +46,11 @@ struct Quantizer {
 /// Values and what became of them: the projections of one layer are given the same one, and each thread has a layer of its own.
 type Latest = Arc<Mutex<VecDeque<(Tensor, Quantizer, Tensor)>>>;
 
-/// Quantizes inputs and outputs of all modules of `model` that `catalog` says to, while the guards live.
+pub(crate) use products::Integers;
+pub use products::Product;
+
+/// Quantizes inputs and outputs of all modules of `model` that `catalog` says to, while the guards live; inputs of those that
+/// `products` computes stay as they are.
 ///
 /// # Errors
 /// `Format` for scales that are absent or of an unknown type.
@@ -53,6 +59,7 @@ pub(crate) fn quantize_activations(
     budget: &Budget,
     model: &Model,
     (source, catalog): (&Source, &Catalog),
+    products: &Integers,
 ) -> Result<Vec<HookGuard>> {
     let latest = Latest::default();
     let mut guards = Vec::new();
@@ -61,7 +68,7 @@ pub(crate) fn quantize_activations(
         let tensor = &model.store().info(linear.weight).name;
         let name = tensor.strip_suffix(".weight").unwrap_or(tensor);
         let Some(stored) = catalog.get(name).and_then(|it| it.scheme.as_ref()) else { continue };
-        for (tap, args, local) in taps(&stored.scheme) {
+        for (tap, args, local) in taps(&stored.scheme).filter(|it| it.0 != Tap::Input || !products.has(id)) {
             let quantizer = Quantizer::read(args, source, &format!("{name}.{local}"))?;
             guards.push(hook(hooks, budget, &latest, (id, tap), quantizer));
         }
@@ -196,14 +203,18 @@ impl Quantizer {
         Ok(Self { args: args.clone(), calibrated, global_scale })
     }
 
+    /// Whether tokens of a value of this shape share one dynamic range.
+    fn is_one_range(&self, shape: &[usize]) -> bool {
+        self.calibrated.is_none() && (self.args.strategy == QuantizationStrategy::Tensor || shape.len() < 3)
+    }
+
     /// The value quantized and turned back, in its own type.
     fn apply(&self, budget: &Budget, value: &Tensor) -> Result<Tensor, BoxedError> {
         let (dtype, shape) = (value.dtype(), value.shape());
         let float = Float::of(dtype, "activation")?;
         let values: Cow<'_, [f32]> = value.to_f32()?;
         let columns = shape.last().copied().unwrap_or(1).max(1);
-        let is_one_range =
-            self.calibrated.is_none() && (self.args.strategy == QuantizationStrategy::Tensor || shape.len() < 3);
+        let is_one_range = self.is_one_range(shape);
         let heads = if shape.len() == 4 { shape[2].max(1) } else { 1 };
         // A scale per token, per group or from calibration does not depend on the tokens beside.
         let task = if is_one_range { values.len().max(1) } else { TASK_TOKENS * heads * columns };
