@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 /// Options of every command.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Global {
-    /// Say nothing but errors
+    /// Say nothing but errors and warnings
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Log more (RUST_LOG, if set, decides)

@@ -12,8 +12,7 @@ use crate::args::Verbosity;
 /// Starts logging to stderr at the level that the environment or `verbosity` asks for.
 pub(crate) fn init(verbosity: Verbosity) {
     let level = match verbosity {
-        Verbosity::Quiet => "error",
-        Verbosity::Normal => "warn",
+        Verbosity::Quiet | Verbosity::Normal => "warn",
         Verbosity::Verbose => "debug",
     };
     let wanted = env::var("RUST_LOG").ok().or_else(reference_level).unwrap_or_else(|| level.to_owned());

@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar with rate and ETA on a terminal, plain lines otherwise, nothing when quiet.
+//! Progress on stderr: a bar with rate and ETA on a terminal, plain lines otherwise, warnings alone when quiet.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -27,6 +27,7 @@ pub(crate) struct Terminal {
 enum Style {
     Bar,
     Lines,
+    /// Only warnings.
     Nothing,
 }
 
@@ -125,9 +126,6 @@ impl Progress for Terminal {
     }
 
     fn warn(&self, text: &str) {
-        if matches!(self.style, Style::Nothing) {
-            return;
-        }
         self.with_phase(|phase| {
             let print = || say(&format!("warning: {text}"));
             match phase.as_ref().and_then(|it| it.bar.as_ref()) {

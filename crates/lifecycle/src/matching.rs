@@ -32,27 +32,29 @@ pub fn match_modules<T: AsRef<str>, I: AsRef<str>>(
     let matcher = Matcher::compile(&[plain, families].concat(), ignore)?;
     let classes: Vec<Vec<&str>> =
         model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
-    let modules: Vec<NamedModule<'_>> = model
-        .modules()
-        .iter()
-        .zip(&classes)
-        .filter(|(it, _)| !it.internal)
-        .map(|(it, classes)| NamedModule { name: &it.name, classes })
-        .collect();
-    if let Some(target) = named.targets.unmatched(modules.iter().copied())?.first() {
-        let names = modules.iter().flat_map(|it| std::iter::once(it.name).chain(it.classes.iter().copied()));
+    let listed = model.modules().iter().zip(&classes).filter(|(it, _)| !it.internal);
+    let listed: Vec<Vec<NamedModule<'_>>> =
+        listed.map(|(it, classes)| it.names().map(|name| NamedModule { name, classes }).collect()).collect();
+    let modules = || listed.iter().flatten().copied();
+    if let Some(target) = named.targets.unmatched(modules())?.first() {
+        let names = modules().flat_map(|it| std::iter::once(it.name).chain(it.classes.iter().copied()));
         let nearest = nearest_names(target, names, 3).into_iter().map(str::to_owned).collect();
         let name = (*target).to_owned();
         let what = "target".to_owned();
         return Err(ErrorKind::UnknownKey { what, name, nearest_names: nearest, known: Vec::new() }.into());
     }
     let mut matched = Matched::default();
-    for module in &modules {
-        if matcher.matches(*module)? {
-            matched.modules.push(module.name.to_owned());
+    for names in &listed {
+        let (mut is_target, mut is_ignored) = (false, false);
+        for name in names {
+            is_target |= matcher.targets.matches_module(*name)?;
+            is_ignored |= matcher.ignore.matches_module(*name)?;
+        }
+        if let (Some(first), true, false) = (names.first(), is_target, is_ignored) {
+            matched.modules.push(first.name.to_owned());
         }
     }
-    let idle = matcher.ignore.unmatched(modules.iter().copied())?;
+    let idle = matcher.ignore.unmatched(modules())?;
     matched.idle_ignores = idle.into_iter().map(str::to_owned).collect();
     Ok(matched)
 }

@@ -28,8 +28,10 @@ pub struct ParameterFacts {
 /// A module as patterns and modifiers see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModuleFacts {
-    /// Dotted path on disk; the root is `""`.
+    /// Dotted path; the root is `""`.
     pub name: String,
+    /// Other names that patterns may mean it by.
+    pub aliases: Vec<String>,
     /// Class names, its own first, then those it inherits from, as Hugging Face calls them.
     pub classes: Vec<String>,
     /// Parameters by local name, in definition order.
@@ -38,6 +40,13 @@ pub struct ModuleFacts {
     pub internal: bool,
     /// Whether the run leaves the module as it is: patterns match it, and no modifier takes it up.
     pub frozen: bool,
+}
+
+impl ModuleFacts {
+    /// All its names, its path first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+    }
 }
 
 /// A fault about a name that a model lacks.

@@ -18,7 +18,7 @@ use crate::context::{Cx, Layer, Run, Runner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::Linear;
 use crate::links::Links;
-use crate::store::{Held, ParameterId, Store, Weights};
+use crate::store::{Held, ParameterId, ParameterInfo, Store, Weights};
 
 /// How a model is built.
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,6 +151,49 @@ impl Model {
         &self.owned[module.index()]
     }
 
+    /// Names of a module's classes, its own first; one that derives from `Linear` is meant by that name too.
+    pub fn classes(&self, module: ModuleId) -> Vec<&'static str> {
+        let own = self.tree.class(module);
+        let is_derived = own != "Linear" && self.linear(module).is_some();
+        std::iter::once(own).chain(is_derived.then_some("Linear")).collect()
+    }
+
+    /// The name that a module's tensors are written under: its path, but for what a checkpoint calls otherwise.
+    pub fn written_name(&self, module: ModuleId) -> String {
+        self.name_by(module, |info| &info.written)
+    }
+
+    /// The name that a module's tensors have in the checkpoint: its path, but for what is called otherwise there.
+    pub fn stored_name(&self, module: ModuleId) -> String {
+        self.name_by(module, |info| &info.name)
+    }
+
+    fn name_by(&self, module: ModuleId, name: impl Fn(&ParameterInfo) -> &String) -> String {
+        let path = self.tree.path(module);
+        let depth = |name: &str| name.matches('.').count();
+        let own = self.own_parameters(module).iter().map(|id| self.store.info(*id));
+        let mut stems = own.filter_map(|info| {
+            let local = info.path.strip_prefix(path)?;
+            // A tensor that lies deeper than its module names another one.
+            name(info).strip_suffix(local).filter(|stem| depth(stem) == depth(path))
+        });
+        stems.next().unwrap_or(path).to_owned()
+    }
+
+    /// Names of a module other than its path, as its tensors are called in the checkpoint and where they are written.
+    pub fn other_names(&self, module: ModuleId) -> Vec<String> {
+        let path = self.tree.path(module);
+        let mut names = Vec::new();
+        for info in self.own_parameters(module).iter().map(|id| self.store.info(*id)) {
+            let Some(local) = info.path.strip_prefix(path).filter(|it| !it.is_empty()) else { continue };
+            let stems = [&info.written, &info.name].into_iter().filter_map(|it| it.strip_suffix(local));
+            names.extend(stems.filter(|it| *it != path).map(str::to_owned));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// The parameters of a linear layer; none for other modules.
     pub fn linear(&self, module: ModuleId) -> Option<&Linear> {
         self.layers[module.index()].as_ref()?.as_linear()
@@ -170,12 +213,7 @@ impl Model {
             return self.match_targets(self.architecture.no_split);
         }
         let compiled = Patterns::compile(patterns)?;
-        // As in the reference, a class derived from `Linear` is meant by that name too.
-        let classes: Vec<Vec<&str>> = self
-            .tree
-            .ids()
-            .map(|id| std::iter::once(self.tree.class(id)).chain(self.linear(id).map(|_| "Linear")).collect())
-            .collect();
+        let classes: Vec<Vec<&str>> = self.tree.ids().map(|id| self.classes(id)).collect();
         let named = |id: ModuleId| NamedModule { name: self.tree.path(id), classes: &classes[id.index()] };
         if let Some(pattern) = compiled.unmatched(self.tree.ids().map(named))?.first() {
             let names = self.tree.ids().map(|id| self.tree.path(id));

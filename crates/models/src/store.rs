@@ -185,12 +185,12 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn original(&self, engine: &Engine, id: ParameterId) -> Result<Tensor> {
-        let ParameterInfo { name, shape, stacked_in, .. } = &self.infos[id.0];
-        let tensor = stacked_in.as_ref().unwrap_or(name);
+        let ParameterInfo { name, shape, .. } = &self.infos[id.0];
+        let (tensor, part) = self.place(id);
         let spec = self.weights.spec(tensor).ok_or(ErrorKind::MissingTensor);
         let (dtype, _) = spec.map_err(|kind| Error::from(kind).at(tensor))?;
         let read = |out: &mut [u8]| {
-            let Some(part) = self.parts.get(&id) else {
+            let Some(part) = part else {
                 return Ok(self.weights.read_into(tensor, 0, out).map_err(ErrorKind::Weights)?);
             };
             let start = part.source.start as u64;
@@ -203,6 +203,15 @@ impl Store {
             Ok(())
         };
         Tensor::build_bytes(&engine.budget, dtype, shape, read).map_err(|error: Error| error.at(name))
+    }
+
+    /// The tensor that holds a parameter, and its part of it; a tensor of its own, once there is one, goes before a stack.
+    fn place(&self, id: ParameterId) -> (&str, Option<&ExpertPart>) {
+        let ParameterInfo { name, stacked_in, .. } = &self.infos[id.0];
+        match (stacked_in, self.parts.get(&id)) {
+            (Some(stack), Some(part)) if self.weights.spec(name).is_none() => (stack, Some(part)),
+            _ => (name, None),
+        }
     }
 
     /// Rows `start..start + len` of a parameter; only they are read where it is not in memory.
@@ -254,7 +263,7 @@ impl Store {
     ) -> Result<Tensor> {
         let name = &self.infos[id.0].name;
         let placed = |error: Error| error.at(name);
-        if let (true, &[(start, len)]) = (self.parts.contains_key(&id), runs) {
+        if let (Some(_), &[(start, len)]) = (self.place(id).1, runs) {
             return self.original(engine, id)?.slice(0, start, len).map_err(|error| placed(error.into()));
         }
         let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
@@ -352,8 +361,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::MissingTensor`], placed at the parameter.
     pub fn stored_dtype(&self, id: ParameterId) -> Result<DType> {
-        let ParameterInfo { name, stacked_in, .. } = &self.infos[id.0];
-        let name = stacked_in.as_ref().unwrap_or(name);
+        let (name, _) = self.place(id);
         let spec = self.weights.spec(name).ok_or(ErrorKind::MissingTensor);
         spec.map(|(dtype, _)| dtype).map_err(|kind| Error::from(kind).at(name))
     }

@@ -132,11 +132,14 @@ impl Listener {
         }
         let n_batches = window.len();
         for (idx, batch_idx) in window.enumerate() {
+            let masks = lifecycle.state.loss_masks.as_ref();
+            let mask = masks.and_then(|it| it.get(batch_idx)).and_then(Option::clone);
             for (tap, call_idx, edge, value) in &samples {
                 let rows = value.shape().first().copied().unwrap_or(0) / n_batches;
                 let value = if n_batches == 1 { value.clone() } else { value.slice(0, idx * rows, rows)? };
                 let value = TensorActivation(value);
-                let sample = Sample { batch_idx, call_idx: *call_idx, edge: Some(*edge), value: &value, mask: None };
+                let (call_idx, edge, mask) = (*call_idx, Some(*edge), mask.as_deref());
+                let sample = Sample { batch_idx, call_idx, edge, value: &value, mask };
                 let (_, mut sink) = lifecycle.running();
                 sink.feed(tap, &sample, &HookView::ALL)?;
             }

@@ -8,7 +8,7 @@ use compressed_tensors::{
 };
 use graph::ModuleId;
 use lifecycle::{Error, ErrorKind, ModuleFacts, ModuleStore, ParameterFacts, Result};
-use models::{Model, ParameterId, Run};
+use models::{Model, ParameterId, ParameterInfo, Run};
 use tensor::{Engine, Routing, Tensor};
 
 /// A model, what was added to its modules, and the inputs that were kept of some.
@@ -31,7 +31,11 @@ impl ModelStore {
         let mut facts = Vec::with_capacity(tree.ids().len());
         for id in tree.ids() {
             let name = tree.path(id).to_owned();
-            let mut module = ModuleFacts { classes: vec![tree.class(id).to_owned()], ..ModuleFacts::default() };
+            let mut module = ModuleFacts {
+                aliases: model.other_names(id),
+                classes: model.classes(id).into_iter().map(str::to_owned).collect(),
+                ..ModuleFacts::default()
+            };
             for &parameter in model.own_parameters(id) {
                 let info = model.store().info(parameter);
                 let local = info.path.strip_prefix(&name).map(|it| it.trim_start_matches('.'));
@@ -114,7 +118,7 @@ impl ModelStore {
         self.forget_added(module);
     }
 
-    /// Hands the bytes of a module's changed parameters to `put`, under their names on disk, and forgets the changes.
+    /// Hands the bytes of a module's changed parameters to `put`, with their type on disk, and forgets the changes.
     ///
     /// A parameter that shares its tensor on disk with another one stays as it was set.
     ///
@@ -123,7 +127,7 @@ impl ModelStore {
     pub fn move_changes<E: From<crate::Error>>(
         &mut self,
         module: &str,
-        mut put: impl FnMut(&str, &[u8]) -> std::result::Result<(), E>,
+        mut put: impl FnMut(&ParameterInfo, DType, &[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let Some(id) = self.model.tree().find(module) else { return Ok(()) };
         let is_shared = |id| self.model.separated().is_some_and(|it| it.head == id || it.embedding == id);
@@ -131,7 +135,8 @@ impl ModelStore {
         for &id in self.model.own_parameters(id).iter().filter(|it| store.is_changed(**it) && !is_shared(**it)) {
             let info = store.info(id);
             let rows = info.shape.first().copied().unwrap_or(1);
-            put(&info.name, &self.row_bytes(&info.path, 0..rows)?)?;
+            let dtype = store.stored_dtype(id).map_err(crate::Error::from)?;
+            put(info, dtype, &self.row_bytes(&info.path, 0..rows)?)?;
             store.reset(id);
         }
         Ok(())

@@ -75,6 +75,9 @@ pub(crate) struct Options {
     /// Seed of the shuffle
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
+    /// Let AWQ count only tokens whose `loss_mask` is 1: a column of the data, or what a chat template marks as generated
+    #[arg(long)]
+    use_loss_mask: bool,
     /// Where waves begin
     #[arg(long, value_enum, default_value_t = PartitionName::BeforeTargets)]
     partition: PartitionName,
@@ -155,6 +158,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
     job.data.batch_size = options.batch_size;
     job.data.shuffle_calibration_samples = !options.no_shuffle;
     job.data.seed = options.seed;
+    job.data.use_loss_mask = options.use_loss_mask;
     job.experts = match options.experts {
         Experts::All => ExpertCalibration::All,
         Experts::Routed => ExpertCalibration::Routed,

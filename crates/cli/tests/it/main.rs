@@ -1,6 +1,8 @@
 //! The built command on small checkpoints: results, exit codes, messages, and what it leaves behind.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has failed")]
 
+mod architectures;
+mod attention_scales;
 mod bad_input;
 mod checkpoints;
 mod command;

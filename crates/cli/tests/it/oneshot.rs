@@ -419,21 +419,46 @@ fn gptq_keeps_the_fixtures_perplexity() {
     assert!(compressed < dense * 1.012, "{compressed} of {dense}");
 }
 
+/// Rows of the small Llama, cut at `n_tokens`, of which the first `n_counted` count.
+fn masked_rows(n_tokens: usize, n_counted: usize) -> String {
+    let rows = token_rows(&MODELS[0], 7);
+    let masked = rows.lines().map(|line| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        row["input_ids"].as_array_mut().unwrap().truncate(n_tokens);
+        row["loss_mask"] = (0..n_tokens).map(|it| u8::from(it < n_counted)).collect();
+        row.to_string() + "\n"
+    });
+    masked.collect()
+}
+
 #[test]
-fn experts_that_lie_in_one_tensor_or_under_other_names_are_refused_and_nothing_is_written() {
-    let dir = tempdir().unwrap();
-    let recipe = dir.path().join("recipe.yaml");
-    let quantization = json!({"targets": ["Linear"], "scheme": "FP8_DYNAMIC", "ignore": ["lm_head"]});
-    let stage = json!({"default_stage": {"default_modifiers": {"QuantizationModifier": quantization}}});
-    fs::write(&recipe, stage.to_string()).unwrap();
-    for model in ["gpt_oss", "granitemoe", "mixtral"] {
-        let output = dir.path().join(model);
-        let source = goldens_dir("models").join(model);
-        let [source, out, recipe] = [&source, &output, &recipe].map(|path| path.to_str().unwrap());
-        let ran = run(&["oneshot", source, "--out", out, "--recipe", recipe]);
-        ran.expect(65).says(&["experts.0.gate_proj.weight`, which the checkpoint keeps in another tensor"]);
-        assert!(!output.join("config.json").exists());
+fn under_a_loss_mask_awq_counts_only_the_tokens_that_it_marks() {
+    for batch in ["", "--batch-size 2"] {
+        let run_on = |data: String, options: &str| {
+            let cell = Cell::new(&MODELS[0], &RECIPES[2], PARTITIONS[0]);
+            fs::write(cell.data.as_ref().unwrap(), data).unwrap();
+            cell.run(&cell.out("out"), &format!("{batch} {options}")).expect(0);
+            let report = fs::read(cell.out("out").join("report.json")).unwrap();
+            (read_tensors(&cell.out("out")), serde_json::from_slice::<Value>(&report).unwrap()["said"].clone())
+        };
+        // What comes after the counted tokens reaches none of them.
+        let masked = run_on(masked_rows(24, 16), "--use-loss-mask");
+        assert!(masked == run_on(masked_rows(16, 16), ""), "{batch}");
+        assert!(masked.1 != run_on(masked_rows(24, 16), "").1, "{batch}");
     }
+    let cell = Cell::new(&MODELS[0], &RECIPES[2], PARTITIONS[0]);
+    cell.run(&cell.out("out"), "--use-loss-mask").expect(65).says(&["use_loss_mask", "a column `loss_mask`"]);
+    // Data of other masks is other data.
+    fs::write(cell.data.as_ref().unwrap(), masked_rows(24, 16)).unwrap();
+    cell.run(&cell.out("out"), "--use-loss-mask").expect(0);
+    fs::write(cell.data.as_ref().unwrap(), masked_rows(24, 17)).unwrap();
+    cell.run(&cell.out("out"), "--use-loss-mask").expect(77).says(&["--overwrite"]);
+    let experts = Cell::new(&MODELS[1], &RECIPES[2], PARTITIONS[0]);
+    fs::write(experts.data.as_ref().unwrap(), masked_rows(24, 16)).unwrap();
+    experts
+        .run(&experts.out("out"), "--use-loss-mask")
+        .expect(65)
+        .says(&["a loss mask cannot follow tokens into experts"]);
 }
 
 /// The golden model with one weight for embedding and head.

@@ -156,7 +156,7 @@ impl<'a> OutputCommitter<'a> {
             self.writer.write_at(&spec.name, 0, &bytes)?;
         }
         for spec in &module.scales {
-            let array = store.array(&spec.name)?;
+            let array = store.array(&module.path_of(spec))?;
             if (array.dtype, &array.shape) != (spec.dtype, &spec.shape) {
                 let what = format!("`{}` of {} {:?}", spec.name, array.dtype, array.shape);
                 return Err(ErrorKind::Unplanned { what }.into());
@@ -277,7 +277,7 @@ impl Committer for OutputCommitter<'_> {
         // The next modifier sees what this one has left.
         let folder = self.writer.scratch_dir()?;
         for module in &wave.modules {
-            store.move_changes(module, |name, bytes| self.overlay.put(name, bytes, &folder))?;
+            store.move_changes(module, |info, dtype, bytes| self.overlay.put(info, dtype, bytes, &folder))?;
             if !turn.later.contains(module) {
                 store.forget_added(module);
             }

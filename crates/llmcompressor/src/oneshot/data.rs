@@ -16,6 +16,8 @@ pub(super) struct Data {
     pub(super) n_tokens: usize,
     /// Most tokens of a batch, padding included.
     pub(super) batch_tokens: u64,
+    /// Per batch, which tokens count; none where all do.
+    pub(super) loss_masks: Option<Vec<Option<Vec<bool>>>>,
     /// Hash of all ids and masks.
     pub(super) fingerprint: String,
     pub(super) notes: Vec<String>,
@@ -43,10 +45,14 @@ pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engi
     };
     let (n_samples, notes) = (data.n_samples(), data.notes().iter().map(ToString::to_string).collect());
     let mut rows = Vec::with_capacity(data.n_batches());
+    let mut loss_masks = arguments.use_loss_mask.then(|| Vec::with_capacity(data.n_batches()));
     for batch in data.batches() {
         let batch = batch?;
         let Some((ids, n_rows, n_tokens)) = batch.input_ids() else { continue };
         let mask = batch.matrix("attention_mask").map(|it| it.0.to_vec());
+        if let Some(masks) = &mut loss_masks {
+            masks.push(batch.matrix("loss_mask").map(|it| it.0.iter().map(|it| *it == 1).collect::<Vec<bool>>()));
+        }
         rows.push((ids.to_vec(), mask, [n_rows, n_tokens]));
     }
     let is_padded = rows.iter().any(|it| it.1.as_ref().is_some_and(|mask| mask.contains(&0)));
@@ -67,6 +73,9 @@ pub(super) fn load(arguments: &DatasetArguments, dir: &Path, model: &Model, engi
         let tensor = |values: Vec<i64>| engine.budget.tensor(values, &shape).map_err(models::Error::from);
         batches.push(CalibrationBatch { ids: tensor(ids)?, mask: mask.map(tensor).transpose()? });
     }
+    for mask in loss_masks.iter().flatten().flatten() {
+        digest.update(&mask.iter().map(|it| u8::from(*it)).collect::<Vec<u8>>());
+    }
     let fingerprint = digest.finalize().to_hex().to_string();
-    Ok(Data { batches, n_samples, n_tokens: n_all, batch_tokens, fingerprint, notes })
+    Ok(Data { batches, n_samples, n_tokens: n_all, batch_tokens, loss_masks, fingerprint, notes })
 }

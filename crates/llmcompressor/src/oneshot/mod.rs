@@ -22,7 +22,7 @@ use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, Tenso
 use compressed_tensors::config::{FORMAT_VERSION, write_section};
 use indexmap::{IndexMap, IndexSet};
 use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate, recipe::Role};
-use models::{Model, ModelOptions, Tied, Weights};
+use models::{Model, ModelOptions, ParameterId, Tied, Weights};
 use modifiers::MODIFIERS;
 use pipelines::{ModelStore, choice::PipelineKind};
 use serde_json::Value;
@@ -88,6 +88,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     selection.check_fused(&model, &plan.schemes)?;
     let reads_data = pipeline::reads_data(pipeline, &lifecycle);
     let data = reads_data.then(|| data::load(&options.data, source.dir(), &model, &engine)).transpose()?;
+    lifecycle.state.loss_masks = data.as_ref().and_then(|it| it.loss_masks.clone());
     let mut warnings = source.warnings().to_vec();
     warnings.extend(overruled);
     if let Some(data) = &data {
@@ -140,7 +141,8 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         scope: scope_report(options, &selection, &plan),
         modules: Vec::new(),
         rewritten: plan.modules.values().flat_map(|it| &it.dense).map(|it| it.name.clone()).collect(),
-        transformed: transformed(&lifecycle)?,
+        renamed: plan.renamed.clone(),
+        transformed: transformed(&lifecycle, &model)?,
         said: Vec::new(),
         n_copied_tensors: plan.copied.len(),
         warnings,
@@ -192,7 +194,11 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         report.warnings.push(warning);
     }
     let copying = Instant::now();
-    copy(&source, &selection, &plan, &writer, options)?;
+    let parts = |id| {
+        let part = model.store().original(&engine, id)?;
+        Ok(part.as_bytes().map_err(models::Error::from)?.to_vec())
+    };
+    copy((&source, &selection), &plan, &writer, options, parts)?;
     report.phases.insert("copy".to_owned(), copying.elapsed().as_secs_f64());
     source.check_unchanged()?;
     if let Some(finished) = &selection.finished {
@@ -301,24 +307,32 @@ fn recipe_hash(lifecycle: &CompressionLifecycle) -> String {
 }
 
 /// Modules that something else than a quantizer writes to, so that they are no approximation of the source's.
-fn transformed(lifecycle: &CompressionLifecycle) -> Result<Vec<String>> {
-    let model = lifecycle.state.model()?;
+fn transformed(lifecycle: &CompressionLifecycle, model: &Model) -> Result<Vec<String>> {
+    let store = lifecycle.state.model()?;
     let mut names = IndexSet::new();
     for modifier in lifecycle.modifiers().iter().map(|it| it.modifier()) {
         let spec = lifecycle.registry().get(modifier.type_name());
         if spec.is_none_or(|it| it.role != Role::Quantizer) {
-            names.extend(modifier.writes(model)?);
+            names.extend(modifier.writes(store)?);
         }
     }
-    Ok(names.into_iter().collect())
+    let written = |name: &String| model.tree().find(name).map_or_else(|| name.clone(), |id| model.written_name(id));
+    Ok(names.iter().map(written).collect())
 }
 
 /// Copies what no modifier writes.
-fn copy(source: &Source, selection: &Selection, plan: &Plan, writer: &Writer, options: &OneshotOptions) -> Result<()> {
+fn copy(
+    (source, selection): (&Source, &Selection),
+    plan: &Plan,
+    writer: &Writer,
+    options: &OneshotOptions,
+    bytes_of: impl Fn(ParameterId) -> Result<Vec<u8>>,
+) -> Result<()> {
     let done: std::collections::HashSet<&str> = writer.resumed().done.iter().map(|it| it.name.as_str()).collect();
     let mut buffer = Vec::new();
     let mut units = Vec::new();
-    for Copied { name, entry, origin } in plan.copied.iter().filter(|it| !done.contains(it.name.as_str())) {
+    for Copied { spec, entry, part, origin } in plan.copied.iter().filter(|it| !done.contains(it.spec.name.as_str())) {
+        let name = &spec.name;
         let from = match (origin, &selection.finished) {
             (Origin::Finished, Some(finished)) => finished.source(),
             _ => source,
@@ -328,6 +342,10 @@ fn copy(source: &Source, selection: &Selection, plan: &Plan, writer: &Writer, op
         while at < n_bytes {
             if let Some(signal) = options.interrupt.signal() {
                 return Err(ErrorKind::Interrupted { signal }.into());
+            }
+            if let Some(part) = *part {
+                writer.write_at(name, 0, &bytes_of(part)?)?;
+                break;
             }
             buffer.resize((n_bytes - at).min(COPY_BYTES as u64) as usize, 0);
             from.read_into(entry, at, &mut buffer)?;

@@ -52,6 +52,10 @@ pub struct OneshotReport {
     pub modules: Vec<ModuleReport>,
     /// Dense tensors that were written anew.
     pub rewritten: Vec<String>,
+    /// Tensors of the source that have another name in the output, and that name; of a weight that is compressed the one that it
+    /// would have.
+    #[serde(default)]
+    pub renamed: IndexMap<String, String>,
     /// Modules that a transform writes to: they are no approximation of the source's.
     pub transformed: Vec<String>,
     /// What modifiers say beside, wave by wave: how channels were scaled.

@@ -5,6 +5,7 @@ use compressed_tensors::{
     DType,
     args::{Dynamic, QuantizationArgs, QuantizationStrategy},
     format::{CompressionFormat, module_format},
+    kv_cache::{HeadCounts, attention_scale_shape},
     numbers::{Float, read_f32},
     scales::Arithmetic,
     scheme::QuantizationScheme,
@@ -14,13 +15,16 @@ use compressed_tensors::{
 use indexmap::IndexMap;
 use lifecycle::ModuleStore;
 use pipelines::ModelStore;
+use serde_json::Value;
 
 use crate::error::{ErrorKind, InContext, Result};
 
 /// The weight of a module, and what is stored in its place.
 pub(super) struct CompressedWeight {
-    /// The module's name.
-    module: String,
+    /// The module's name in the model.
+    path: String,
+    /// The name that its tensors are written under.
+    written: String,
     /// The layout of what is written.
     pub(super) format: CompressionFormat,
     /// Type of the weight.
@@ -33,25 +37,45 @@ pub(super) struct CompressedWeight {
     decompressor: WeightDecompressor,
 }
 
+/// What a module is called.
+#[derive(Clone, Copy)]
+pub(super) struct WeightNames<'a> {
+    /// In the model.
+    pub(super) path: &'a str,
+    /// On disk, once it is written.
+    pub(super) written: &'a str,
+    /// The class that decides its format.
+    pub(super) class: &'a str,
+}
+
 impl CompressedWeight {
     /// Plans the tensors of a weight.
     ///
     /// # Errors
     /// `Format` with the module's name for shapes and types that the scheme cannot take.
     pub(super) fn new(
-        module: &str,
-        class: &str,
+        names: WeightNames<'_>,
         scheme: &QuantizationScheme,
         dtype: DType,
         [rows, cols]: [usize; 2],
     ) -> Result<Self> {
-        let context = || format!("module `{module}`");
+        let WeightNames { path, written, class } = names;
+        let context = || format!("module `{path}`");
         let float = Float::of(dtype, "weight").context(context())?;
         let format = module_format(class, scheme, None);
         let compressor = WeightCompressor::new(scheme, format, dtype, rows, cols).context(context())?;
         let decompressor =
             WeightDecompressor::new(scheme, format, compressor.outputs(), [rows, cols]).context(context())?;
-        Ok(Self { module: module.to_owned(), format, float, rows, cols, compressor, decompressor })
+        Ok(Self {
+            path: path.to_owned(),
+            written: written.to_owned(),
+            format,
+            float,
+            rows,
+            cols,
+            compressor,
+            decompressor,
+        })
     }
 
     /// Bytes of the weight before.
@@ -62,7 +86,7 @@ impl CompressedWeight {
     /// What it becomes, under full names.
     pub(super) fn outputs(&self) -> impl Iterator<Item = TensorSpec> + '_ {
         self.compressor.outputs().iter().map(|it| TensorSpec {
-            name: format!("{}.{}", self.module, it.name),
+            name: format!("{}.{}", self.written, it.name),
             dtype: it.dtype,
             shape: it.shape.clone(),
         })
@@ -73,25 +97,25 @@ impl CompressedWeight {
     /// # Errors
     /// A module without scales, a write that fails.
     pub(super) fn write(&self, store: &ModelStore, writer: &Writer) -> Result<()> {
-        let context = || format!("module `{}`", self.module);
+        let context = || format!("module `{}`", self.path);
         let added = |local: &str| -> Result<Option<Vec<f32>>> {
-            let facts = store.module(&self.module)?;
+            let facts = store.module(&self.path)?;
             if !facts.parameters.contains_key(local) {
                 return Ok(None);
             }
-            let array = store.array(&format!("{}.{local}", self.module))?;
+            let array = store.array(&format!("{}.{local}", self.path))?;
             let mut values = vec![0.0; array.elements()];
             read_f32(array.dtype, &array.data, &mut values).context(context())?;
             if !local.ends_with("zero_point") {
-                check_scales(&self.module, local, &values)?;
+                check_scales(&self.path, local, &values)?;
             }
             Ok(Some(values))
         };
-        let scales = added("weight_scale")?.ok_or_else(|| ErrorKind::NoScale { module: self.module.clone() })?;
+        let scales = added("weight_scale")?.ok_or_else(|| ErrorKind::NoScale { module: self.path.clone() })?;
         let zero_points = added("weight_zero_point")?;
         let global_scale = added("weight_global_scale")?.and_then(|it| it.first().copied());
         let given = Given { scales: &scales, zero_points: zero_points.as_deref() };
-        let weight = store.row_bytes(&format!("{}.weight", self.module), 0..self.rows)?;
+        let weight = store.row_bytes(&format!("{}.weight", self.path), 0..self.rows)?;
         let mut out = SlabOutputs::new();
         self.compressor.compress_rows_with(0, &weight, given, global_scale, &mut out).context(context())?;
         let rest = self.compressor.finish_with(given, global_scale).context(context())?;
@@ -126,7 +150,7 @@ impl CompressedWeight {
         };
         let mut dense = Vec::new();
         let decompressed = self.decompressor.decompress_rows(0, self.rows, &rows, self.float.dtype(), &mut dense);
-        decompressed.context(format!("module `{}`", self.module))?;
+        decompressed.context(format!("module `{}`", self.path))?;
         Ok(dense)
     }
 }
@@ -163,31 +187,73 @@ pub(super) fn activation_outputs(scheme: &QuantizationScheme, dtype: DType) -> R
     let parts = [("input", &scheme.input_activations), ("output", &scheme.output_activations)];
     for (base, args) in parts {
         if let Some(args) = args {
-            outputs.extend(scale_outputs(base, args, dtype)?);
+            if args.dynamic == Dynamic::No && args.strategy != QuantizationStrategy::Tensor {
+                let what = format!("a calibrated {base} with a scale per {}", args.strategy.name());
+                return Err(ErrorKind::Unplanned { what }.into());
+            }
+            outputs.extend(scale_outputs(base, args, dtype, &[1])?);
         }
     }
     Ok(outputs)
 }
 
-/// The tensors of the scale named `base`.
-pub(super) fn scale_outputs(base: &str, args: &QuantizationArgs, dtype: DType) -> Result<Vec<TensorSpec>> {
+/// The tensors that calibration adds to attention whose keys and values are quantized, and queries where the scheme has targets.
+///
+/// `dtype` is the type that activations have, `config` that of the model.
+///
+/// # Errors
+/// `Format` for a config without the numbers of heads that scales per head take, `Unplanned` for another strategy.
+pub(super) fn attention_outputs(
+    args: &QuantizationArgs,
+    queries: Queries,
+    config: &Value,
+    dtype: DType,
+) -> Result<Vec<TensorSpec>> {
+    if args.dynamic != Dynamic::No {
+        return Ok(Vec::new());
+    }
+    let [q, kv] = match args.strategy {
+        QuantizationStrategy::Tensor => [1, 1],
+        QuantizationStrategy::AttnHead => {
+            let text = config.get("text_config").unwrap_or(config);
+            let heads = HeadCounts::from_config(text).context("config.json")?;
+            [heads.n_heads, heads.n_kv_heads]
+        }
+        other => {
+            let what = format!("calibrated keys and values with a scale per {}", other.name());
+            return Err(ErrorKind::Unplanned { what }.into());
+        }
+    };
+    let queries = (queries == Queries::Quantized).then_some(("q", q));
+    let parts = queries.into_iter().chain([("k", kv), ("v", kv)]);
+    let outputs = parts.map(|(base, heads)| scale_outputs(base, args, dtype, &attention_scale_shape(args, heads)));
+    Ok(outputs.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Whether attention quantizes its queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queries {
+    /// It does.
+    Quantized,
+    /// Keys and values alone.
+    Plain,
+}
+
+/// The tensors of the scale named `base`, of this shape.
+fn scale_outputs(base: &str, args: &QuantizationArgs, dtype: DType, shape: &[usize]) -> Result<Vec<TensorSpec>> {
     let mut outputs = Vec::new();
-    let mut push = |local: &str, dtype: DType| {
-        outputs.push(TensorSpec { name: format!("{base}_{local}"), dtype, shape: vec![1] });
+    let mut push = |local: &str, dtype: DType, shape: &[usize]| {
+        outputs.push(TensorSpec { name: format!("{base}_{local}"), dtype, shape: shape.to_vec() });
     };
     if args.dynamic != Dynamic::Yes && args.strategy == QuantizationStrategy::TensorGroup {
-        push("global_scale", DType::F32);
+        push("global_scale", DType::F32, &[1]);
     }
     if args.dynamic != Dynamic::No {
         return Ok(outputs);
     }
-    if args.strategy != QuantizationStrategy::Tensor {
-        let what = format!("a calibrated {base} with a scale per {}", args.strategy.name());
-        return Err(ErrorKind::Unplanned { what }.into());
-    }
-    push("scale", dtype);
+    push("scale", dtype, shape);
     if !args.symmetric {
-        push("zero_point", Arithmetic::of(args).context("zero point")?.zp_dtype);
+        push("zero_point", Arithmetic::of(args).context("zero point")?.zp_dtype, shape);
     }
     Ok(outputs)
 }

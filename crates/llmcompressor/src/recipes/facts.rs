@@ -67,7 +67,8 @@ fn of_model(model: &Model) -> Vec<ModuleFacts> {
             (local.to_owned(), ParameterFacts { dtype: model.store().dtype(), shape: info.shape.clone() })
         });
         let parameters: IndexMap<_, _> = parameters.collect();
-        ModuleFacts { name, classes: vec![tree.class(id).to_owned()], parameters, ..ModuleFacts::default() }
+        let classes = model.classes(id).into_iter().map(str::to_owned).collect();
+        ModuleFacts { name, aliases: model.other_names(id), classes, parameters, ..ModuleFacts::default() }
     };
     tree.ids().map(facts).collect()
 }

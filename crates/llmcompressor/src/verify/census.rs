@@ -33,7 +33,10 @@ pub(super) fn check(output: &Source, catalog: &Catalog, verdict: &mut Verdict) -
     let compressed: Vec<(&StoredModule, &StoredScheme)> =
         catalog.modules.iter().filter_map(|it| Some((it, it.scheme.as_ref()?))).collect();
     verdict.n_compressed = compressed.len();
-    if compressed.is_empty() && config.quantization.as_ref().is_some_and(|it| !it.config_groups.is_empty()) {
+    // A group without weights is one of attention or of activations alone.
+    let has_weights =
+        config.quantization.iter().flat_map(|it| it.config_groups.values()).any(|it| it.weights.is_some());
+    if compressed.is_empty() && has_weights {
         verdict.fault(FaultKind::NotCompressed, "config.json", "it has config groups, and no module is compressed");
     }
     for (module, scheme) in &compressed {
@@ -65,6 +68,11 @@ fn check_targets(table: &SchemeTable<'_>, catalog: &Catalog, verdict: &mut Verdi
         // A name tells no class: what an engine builds as an embedding or a norm is no `Linear` for it.
         let by_class = assignment.target == "Linear";
         if assignment.scheme.weights.is_none() || by_class && is_no_linear(&module.name)? {
+            continue;
+        }
+        // A tensor may lie deeper than the module that a loader knows: `router.layer.weight` is the router's.
+        let parent = module.name.rsplit_once('.').map_or("", |it| it.0);
+        if table.ignore().matches_module(NamedModule { name: parent, classes: &[] }).context("ignore")? {
             continue;
         }
         let text = format!(

@@ -1,6 +1,11 @@
 //! Every tensor of the source against what became of it.
 
-use std::{collections::HashSet, fs, io::Read, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::Read,
+    path::Path,
+};
 
 use checkpoint::{Source, TensorEntry};
 use compressed_tensors::{numbers::read_f32, scheme::QuantizationScheme};
@@ -32,6 +37,8 @@ struct Told {
     rewritten: HashSet<String>,
     /// Modules that are no approximation of the source's.
     transformed: HashSet<String>,
+    /// Tensors of the source that have another name in the output.
+    renamed: HashMap<String, String>,
 }
 
 impl Told {
@@ -39,6 +46,27 @@ impl Told {
     fn by(output: &Source) -> Self {
         let report = fs::read(output.dir().join("report.json")).ok();
         report.and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default()
+    }
+
+    /// The name that a tensor of the source has in the output.
+    fn name<'a>(&'a self, tensor: &'a str) -> &'a str {
+        self.renamed.get(tensor).map_or(tensor, String::as_str)
+    }
+
+    /// What became of a module of the source.
+    fn made<'c>(&self, from: &StoredModule, output: &'c Catalog) -> Option<&'c StoredModule> {
+        let tensor = format!("{}.weight", from.name);
+        let name = self.name(&tensor);
+        output.get(name.strip_suffix(".weight").unwrap_or(name))
+    }
+
+    /// Whether `made` should be `from` bit for bit: both plain, in an output that is compressed elsewhere.
+    ///
+    /// In an output without any compression a weight may come from codes that are gone, so it is judged by distance.
+    fn is_copy(&self, from: &StoredModule, made: &StoredModule, output: &Catalog) -> bool {
+        from.tensors.iter().map(|it| self.name(it)).eq(made.tensors.iter().map(String::as_str))
+            && made.scheme.is_none()
+            && matches!(output.method, Method::CompressedTensors(_))
     }
 }
 
@@ -55,13 +83,20 @@ pub(super) fn check(
     slabs.progress.begin("comparing", total, Counted::Bytes);
     let mut explained: HashSet<&str> = HashSet::new();
     for module in &source_catalog.modules {
-        let Some(made) = output_catalog.get(&module.name) else { continue };
+        let Some(made) = told.made(module, output_catalog) else { continue };
         explained.extend(made.tensors.iter().map(String::as_str));
         // Plain on both sides under one name: compared below, bit for bit.
-        if is_copy(module, made, output_catalog) {
+        if told.is_copy(module, made, output_catalog) {
             continue;
         }
         compare_module(source, output, module, made, &told, slabs, verdict)?;
+        // Taken out of a stack as it was.
+        let is_plain = [module, made].iter().all(|it| it.scheme.is_none() && !it.is_foreign());
+        let is_told = made.tensors.iter().any(|it| told.rewritten.contains(it));
+        let differs = verdict.modules.last().is_some_and(|it| it.sqnr_db.is_some());
+        if is_plain && !is_told && differs && matches!(output_catalog.method, Method::CompressedTensors(_)) {
+            verdict.fault(FaultKind::Changed, made.name.clone(), "its values differ from the source's");
+        }
     }
     // A head that the source keeps in its embedding has a weight of its own where one of the two has changed.
     if let Some(embedding) = shared_embedding(source, &source_catalog) {
@@ -78,29 +113,27 @@ pub(super) fn check(
     let unreadable: HashSet<&str> = output_catalog.unreadable.iter().map(|it| it.0.as_str()).collect();
     let is_named = |tensor: &str| tensor.rsplit_once('.').is_some_and(|it| unreadable.contains(it.0));
     for entry in source.tensors().filter(|it| !is_named(&it.name)) {
-        if told.rewritten.contains(&entry.name) && check_rewritten(output, entry, verdict)? {
+        let made = output.get(told.name(&entry.name));
+        if let Some(made) = made.filter(|it| told.rewritten.contains(&it.name)) {
+            check_rewritten(output, entry, made, verdict)?;
             continue;
         }
-        compare_tensor(source, output, entry, &source_catalog, output_catalog, slabs, verdict)?;
+        compare_tensor(source, output, entry, &told, [&source_catalog, output_catalog], slabs, verdict)?;
     }
     let split: HashSet<&str> =
         source_catalog.expert_biases.iter().flat_map(|it| &it.1).map(|it| it.name.as_str()).collect();
+    let renamed: HashSet<&str> =
+        told.renamed.iter().filter(|it| source.get(it.0).is_some()).map(|it| it.1.as_str()).collect();
     for entry in output.tensors().filter(|it| !is_named(&it.name)) {
         let name = entry.name.as_str();
         let is_new_scale = name.ends_with("_scale") || name.ends_with("_zero_point");
-        if source.get(name).is_none() && !explained.contains(name) && !split.contains(name) && !is_new_scale {
+        let is_known = source.get(name).is_some() || split.contains(name) || renamed.contains(name);
+        if !is_known && !explained.contains(name) && !is_new_scale {
             verdict.fault(FaultKind::Extra, name, "the source has no such tensor");
         }
     }
     slabs.progress.end();
     compare_companions(source, output, verdict)
-}
-
-/// Whether `made` should be `from` bit for bit: both plain, in an output that is compressed elsewhere.
-///
-/// In an output without any compression a weight may come from codes that are gone, so it is judged by distance.
-fn is_copy(from: &StoredModule, made: &StoredModule, output: &Catalog) -> bool {
-    from.tensors == made.tensors && made.scheme.is_none() && matches!(output.method, Method::CompressedTensors(_))
 }
 
 fn compare_module(
@@ -177,14 +210,12 @@ fn distance(x: &[f32], y: &[f32]) -> Distance {
     sum
 }
 
-/// A dense tensor that was written anew: it has the source's type and shape and no value that is not finite. False where it is
-/// absent.
-fn check_rewritten(output: &Source, entry: &TensorEntry, verdict: &mut Verdict) -> Result<bool> {
-    let Some(made) = output.get(&entry.name) else { return Ok(false) };
+/// A dense tensor that was written anew: it has the source's type and shape and no value that is not finite.
+fn check_rewritten(output: &Source, entry: &TensorEntry, made: &TensorEntry, verdict: &mut Verdict) -> Result<()> {
     if made.dtype != entry.dtype || made.shape != entry.shape {
         let text = format!("it is {} {:?}, the source's {} {:?}", made.dtype, made.shape, entry.dtype, entry.shape);
         verdict.fault(FaultKind::Changed, entry.name.clone(), text);
-        return Ok(true);
+        return Ok(());
     }
     let mut values = vec![0.0; made.shape.iter().product()];
     read_f32(made.dtype, &output.read(made)?, &mut values).context(&entry.name)?;
@@ -192,7 +223,7 @@ fn check_rewritten(output: &Source, entry: &TensorEntry, verdict: &mut Verdict) 
     if count > 0 {
         verdict.fault(FaultKind::Distance, entry.name.clone(), format!("{count} values are NaN or infinite"));
     }
-    Ok(true)
+    Ok(())
 }
 
 /// A tensor of the source that is not part of a compressed weight.
@@ -200,16 +231,16 @@ fn compare_tensor(
     source: &Source,
     output: &Source,
     entry: &TensorEntry,
-    source_catalog: &Catalog,
-    output_catalog: &Catalog,
+    told: &Told,
+    [source_catalog, output_catalog]: [&Catalog; 2],
     slabs: &Slabs<'_>,
     verdict: &mut Verdict,
 ) -> Result<()> {
     let modules = source_catalog.modules_of(&entry.name);
     let (made, lost): (Vec<&StoredModule>, Vec<&StoredModule>) =
-        modules.iter().partition(|it| output_catalog.get(&it.name).is_some());
+        modules.iter().partition(|it| told.made(it, output_catalog).is_some());
     let is_rewritten =
-        |it: &&StoredModule| output_catalog.get(&it.name).is_some_and(|made| !is_copy(it, made, output_catalog));
+        |it: &&StoredModule| told.made(it, output_catalog).is_some_and(|made| !told.is_copy(it, made, output_catalog));
     if let (Some(first), false) = (lost.first(), made.is_empty()) {
         verdict.fault(FaultKind::Dropped, first.name.clone(), format!("`{}` of the source holds it", entry.name));
     }
@@ -222,6 +253,7 @@ fn compare_tensor(
         for part in parts {
             let data = part.extract(&bytes[part.source.clone()]).context(&entry.name)?;
             match output.get(&part.name) {
+                Some(made) if told.rewritten.contains(&made.name) && made.dtype == entry.dtype => {}
                 Some(made) if output.read(made)? == data => verdict.n_equal_tensors += 1,
                 Some(_) => verdict.fault(FaultKind::Changed, part.name.clone(), "it differs from the source"),
                 None => verdict.fault(FaultKind::Dropped, part.name.clone(), "it is missing"),
@@ -229,7 +261,7 @@ fn compare_tensor(
         }
         return Ok(());
     }
-    let Some(made) = output.get(&entry.name) else {
+    let Some(made) = output.get(told.name(&entry.name)) else {
         if is_void(&entry.name, source_catalog, output_catalog) {
             return Ok(());
         }

@@ -6,13 +6,13 @@ use compressed_tensors::{
     Array, DType,
     args::{ActivationOrdering, Dynamic, QuantizationArgs, QuantizationStrategy},
     config::{QuantizationConfig, SchemeTable},
-    kv_cache::{cache_scheme, is_cached_attention},
+    kv_cache::{cache_scheme, check_attention_scheme, is_cached_attention},
     minmax::{MinMaxObserver, Running},
     numbers::{Float, write_f32},
     quantize::{Qparams, ScaleMap},
     scales::{Arithmetic, global_scale},
     scheme::QuantizationScheme,
-    target::NamedModule,
+    target::{NamedModule, Patterns, is_narrow_match},
 };
 use indexmap::IndexMap;
 use lifecycle::{
@@ -48,9 +48,8 @@ impl Target {
 #[derive(Debug, Default)]
 pub struct Targets {
     modules: IndexMap<String, Target>,
-    /// Attention modules whose keys and values are quantized.
-    attentions: Vec<String>,
-    kv_args: Option<QuantizationArgs>,
+    /// Attention modules whose keys and values are quantized, and their queries where the scheme has targets.
+    attentions: IndexMap<String, QuantizationScheme>,
     observers: IndexMap<Tap, Observation>,
     idle_ignores: Vec<String>,
     /// Rows of inputs that were observed, by module.
@@ -86,11 +85,35 @@ impl Targets {
         let table = SchemeTable::new(config)?;
         let mut targets = Self { idle_ignores: matched.idle_ignores, ..Self::default() };
         let mut indivisible = Vec::new();
+        let cached = attentions(model);
+        if let Some(args) = &config.kv_cache_scheme {
+            if model.modules().iter().any(|it| it.frozen) {
+                let kind = ErrorKind::InvalidField {
+                    field: "kv_cache_scheme",
+                    found: "given in a run over chosen modules".to_owned(),
+                    expected: "none: a cache has one scheme in all layers".to_owned(),
+                };
+                return Err(crate::Error::from(kind).into());
+            }
+            let scheme = cache_scheme(args.clone());
+            targets.attentions = cached.iter().map(|it| (it.clone(), scheme.clone())).collect();
+        }
         let wanted: HashSet<&str> = matched.modules.iter().map(String::as_str).collect();
         for module in model.modules().iter().filter(|it| wanted.contains(it.name.as_str()) && !it.frozen) {
             let classes: Vec<&str> = module.classes.iter().map(String::as_str).collect();
-            let Some(found) = table.assign(NamedModule { name: &module.name, classes: &classes })? else { continue };
-            let Some(target) = target(module, found.scheme)? else { continue };
+            let mut found = None;
+            for name in module.names() {
+                found = found.or(table.assign(NamedModule { name, classes: &classes })?);
+            }
+            let Some(found) = found else { continue };
+            let Some(target) = target(module, found.scheme)? else {
+                let is_attention = cached.contains(&module.name);
+                if is_attention && means_attention(model, &found.scheme.targets, &module.name)? {
+                    check_attention_scheme(found.scheme).map_err(|e| Error::from(e.at(&module.name)))?;
+                    targets.attentions.insert(module.name.clone(), found.scheme.clone());
+                }
+                continue;
+            };
             if let Some(size) = group_size(&target)
                 && target.cols >= size
                 && !target.cols.is_multiple_of(size)
@@ -101,18 +124,6 @@ impl Targets {
         }
         if check == Divisibility::Checked && !indivisible.is_empty() {
             return Err(crate::Error::from(ErrorKind::Indivisible { modules: indivisible }).into());
-        }
-        if let Some(args) = &config.kv_cache_scheme {
-            if model.modules().iter().any(|it| it.frozen) {
-                let kind = ErrorKind::InvalidField {
-                    field: "kv_cache_scheme",
-                    found: "given in a run over chosen modules".to_owned(),
-                    expected: "none: a cache has one scheme in all layers".to_owned(),
-                };
-                return Err(crate::Error::from(kind).into());
-            }
-            targets.attentions = attentions(model);
-            targets.kv_args = Some(args.clone());
         }
         Ok(targets)
     }
@@ -127,10 +138,8 @@ impl Targets {
         for (name, target) in &self.modules {
             state.schemes.insert(name.clone(), target.scheme.clone());
         }
-        if let Some(args) = &self.kv_args {
-            for name in &self.attentions {
-                state.schemes.insert(name.clone(), cache_scheme(args.clone()));
-            }
+        for (name, scheme) in &self.attentions {
+            state.schemes.insert(name.clone(), scheme.clone());
         }
     }
 
@@ -163,11 +172,13 @@ impl Targets {
                 }
             }
         }
-        if let Some(args) = self.kv_args.as_ref().filter(|it| it.dynamic != Dynamic::Yes) {
-            for name in &self.attentions {
-                all.push((Tap::new(name, TapPoint::Key), args));
-                all.push((Tap::new(name, TapPoint::Value), args));
-            }
+        for (name, scheme) in &self.attentions {
+            let Some(args) = scheme.input_activations.as_ref().filter(|it| it.dynamic != Dynamic::Yes) else {
+                continue;
+            };
+            let queries = (!scheme.targets.is_empty()).then_some(TapPoint::Query);
+            let points = queries.into_iter().chain([TapPoint::Key, TapPoint::Value]);
+            all.extend(points.map(|point| (Tap::new(name, point), args)));
         }
         all
     }
@@ -300,7 +311,13 @@ impl Observation {
         self.values.resize(elements, 0.0);
         sample.value.read_rows(0..rows, &mut self.values)?;
         let float = Float::of(dtype, "activation")?;
-        let map = ScaleMap::calibrated(&self.args, shape)?;
+        let map = match (self.args.strategy, shape) {
+            // Heads of a token stand one after the other: (B, H, T, D) with one token each.
+            (QuantizationStrategy::AttnHead, &[batch, tokens, heads, width]) => {
+                ScaleMap::calibrated(&self.args, &[batch * tokens, heads, 1, width])?
+            }
+            _ => ScaleMap::calibrated(&self.args, shape)?,
+        };
         let observer = match &mut self.observer {
             Some(observer) => observer,
             empty => {
@@ -340,6 +357,14 @@ fn attentions(model: &dyn ModuleStore) -> Vec<String> {
         module.classes.iter().any(|class| is_cached_attention(class, &children))
     };
     modules.iter().filter(is_attention).map(|it| it.name.clone()).collect()
+}
+
+/// Whether targets mean an attention module itself, not what is around or below it.
+fn means_attention(model: &dyn ModuleStore, targets: &[String], name: &str) -> Result<bool> {
+    let classes: Vec<Vec<&str>> =
+        model.modules().iter().map(|it| it.classes.iter().map(String::as_str).collect()).collect();
+    let modules = model.modules().iter().zip(&classes).map(|(it, classes)| NamedModule { name: &it.name, classes });
+    Ok(is_narrow_match(modules, &Patterns::compile(targets)?, name)?)
 }
 
 /// Adds `<base>_scale`, `<base>_zero_point` and `<base>_global_scale`, as far as the arguments have them.
