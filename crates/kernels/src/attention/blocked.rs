@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Attention, KEY_BLOCK};
 use crate::elementary::{exp, tanh};
-use crate::gemm::driver::Packed;
+use crate::gemm::packed::Packed;
 use crate::gemm::tile::{Tile, Write, f32_tile, panels};
 use crate::rows::{lane_max, lane_sum, twins};
 use crate::{Element, Mat, Profile};

@@ -4,7 +4,6 @@
 
 mod int8;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -13,6 +12,7 @@ pub(crate) use int8::{multiply_bytes, multiply_words};
 
 use super::PANEL;
 use super::pack::{Pack, Strip};
+use super::packed::Packed;
 use super::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
 use crate::{Mat, MatMut, Profile, bf16, f16};
 
@@ -115,61 +115,6 @@ pub(crate) fn multiply_bf16(profile: Profile, a: Mat<'_, bf16>, b: Mat<'_, bf16>
 /// f16 operands, f32 sums.
 pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c: MatMut<'_, f32>, update: Update) {
     multiply::<f16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update);
-}
-
-thread_local! {
-    /// Buffers of finished products, for the next ones: fresh memory would cost more than packing does.
-    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Buffers that a thread keeps: both operands of a product, and its sums.
-const SPARE_BUFFERS: usize = 3;
-
-/// A packed operand: 64 bytes aligned, panel after panel.
-#[derive(Debug)]
-pub(crate) struct Packed<T> {
-    lines: Vec<Line>,
-    len: usize,
-    element: std::marker::PhantomData<T>,
-}
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl<T: Copy> Packed<T> {
-    pub(crate) fn zeroed(len: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)], len, element: std::marker::PhantomData }
-    }
-
-    /// With contents of no meaning.
-    pub(crate) fn recycled(len: usize) -> Self {
-        let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        let wanted = (len * size_of::<T>()).div_ceil(64);
-        if lines.len() < wanted {
-            lines.resize(wanted, Line([0; 64]));
-        }
-        Self { lines, len, element: std::marker::PhantomData }
-    }
-
-    /// Leaves the memory to the next product of this thread.
-    pub(crate) fn recycle(self) {
-        SPARE.with_borrow_mut(|spare| {
-            if spare.len() < SPARE_BUFFERS {
-                spare.push(self.lines);
-            }
-        });
-    }
-
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: the lines hold at least `len` elements, are aligned for T, and T is a number for which zero bytes are valid.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
-
-    pub(crate) fn as_slice(&self) -> &[T] {
-        // SAFETY: as in `as_mut_slice`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
 }
 
 /// The result, shared by tasks that write disjoint tiles.

@@ -7,6 +7,7 @@ mod avx512;
 pub(crate) mod driver;
 pub mod int8;
 pub(crate) mod pack;
+pub(crate) mod packed;
 pub(crate) mod panels;
 mod portable;
 pub mod reference;
@@ -16,7 +17,8 @@ use rayon::prelude::*;
 
 use crate::error::{check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result};
-use driver::{Packed, Update};
+use driver::Update;
+use packed::Packed;
 pub use panels::{PANEL_COLS, Panels};
 
 /// Elements of k that one partial sum covers; a numerics constant.

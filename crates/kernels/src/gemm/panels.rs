@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::driver::{Packed, Right, panel_width};
+use super::driver::{Right, panel_width};
 use super::pack::{Pack, Strip, plain};
+use super::packed::Packed;
 use super::tile::pair_tile;
 use crate::element::Kind;
 use crate::{Element, Mat, Profile};

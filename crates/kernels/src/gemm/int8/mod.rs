@@ -5,7 +5,8 @@ mod tiles;
 
 use rayon::prelude::*;
 
-use super::driver::{Packed, multiply_bytes, multiply_words};
+use super::driver::{multiply_bytes, multiply_words};
+use super::packed::Packed;
 use super::tile::{Tile, Write};
 use crate::error::{Error, ErrorKind, check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result};
