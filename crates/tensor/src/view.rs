@@ -159,6 +159,13 @@ impl Tensor {
         if self.dtype == DType::F32 && self.is_dense() {
             return Ok(Cow::Borrowed(self.as_slice()?));
         }
+        if self.is_dense() {
+            match self.dtype {
+                DType::BF16 => return widened(self.as_slice::<half::bf16>()?),
+                DType::F16 => return widened(self.as_slice::<half::f16>()?),
+                _ => {}
+            }
+        }
         let mut out = Vec::with_capacity(self.elements());
         match self.dtype {
             DType::F32 => self.visit::<f32>(|x| out.push(x))?,
@@ -326,6 +333,12 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({})", Spec::of(self))
     }
+}
+
+fn widened<T: kernels::Element>(elements: &[T]) -> Result<Cow<'static, [f32]>> {
+    let mut out = vec![0.0; elements.len()];
+    kernels::cast::cast(kernels::Profile::detect(), elements, &mut out)?;
+    Ok(Cow::Owned(out))
 }
 
 fn not_held<T>(found: DType) -> Result<T> {
