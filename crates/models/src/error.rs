@@ -83,13 +83,17 @@ pub enum ErrorKind {
     #[error("the module only holds others and cannot be called")]
     NotCallable,
     /// A pattern that matches no module.
-    #[error("target `{pattern}` matches no module, nearest are {}", nearest.join(", "))]
+    #[error("target `{pattern}` matches no module{}", near(nearest))]
     NoMatch {
         /// The pattern.
         pattern: String,
         /// Names that are like it.
         nearest: Vec<String>,
     },
+}
+
+fn near(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(", nearest are {}", names.join(", ")) }
 }
 
 impl Error {

@@ -63,6 +63,8 @@ fn a_pattern_that_matches_nothing_is_refused_with_what_is_near() {
     let ErrorKind::NoMatch { pattern, nearest } = error.kind() else { panic!("{error}") };
     assert_eq!(pattern, "model.layers.0.self_attn.q_prj");
     assert!(nearest.iter().any(|name| name == "model.layers.0.self_attn.q_proj"), "{nearest:?}");
+    let error = golden.model.match_targets(&["nonsense"]).unwrap_err();
+    assert_eq!(error.to_string(), "target `nonsense` matches no module");
 }
 
 #[test]
