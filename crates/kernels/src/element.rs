@@ -16,40 +16,18 @@ pub enum Kind {
 pub(crate) mod sealed {
     use super::Kind;
     use crate::gemm::driver::{self, Update};
-    use crate::gemm::pack::{Pack, Strip};
-    use crate::gemm::panels::Part;
+    use crate::gemm::pack::Pack;
     use crate::{Mat, MatMut, Profile};
     use half::{bf16, f16};
 
     /// What only this crate may ask of an element type; closes [`Element`](super::Element).
-    pub trait Sealed: Sized {
+    pub trait Sealed: Sized + Pack<f32> {
         #[doc(hidden)]
         const KIND: Kind;
 
         /// `c += a @ b` in the way of `update`.
         #[doc(hidden)]
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update);
-
-        /// Lays rows `lanes` and columns `depth` of `a` out as f32, `width` elements a column.
-        #[doc(hidden)]
-        fn pack(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            lanes: (usize, usize),
-            depth: (usize, usize),
-            width: usize,
-            to: &mut [f32],
-        );
-
-        /// `c += a @ b` in the way of `update`, where `b` is laid out.
-        #[doc(hidden)]
-        fn multiply_laid_out<W: super::Element>(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            b: Part<'_, W>,
-            c: MatMut<'_, f32>,
-            update: Update,
-        );
 
         /// The slice itself where the type is f32.
         #[doc(hidden)]
@@ -71,33 +49,12 @@ pub(crate) mod sealed {
             driver::multiply_f32(profile, a, b, c, update);
         }
 
-        fn multiply_laid_out<W: super::Element>(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            b: Part<'_, W>,
-            c: MatMut<'_, f32>,
-            update: Update,
-        ) {
-            driver::multiply_laid_out(profile, a, b, c, update);
-        }
-
         fn as_f32s(slice: &[Self]) -> Option<&[f32]> {
             Some(slice)
         }
 
         fn f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
             Some(slice)
-        }
-
-        fn pack(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            lanes: (usize, usize),
-            depth: (usize, usize),
-            width: usize,
-            to: &mut [f32],
-        ) {
-            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
         }
     }
 
@@ -107,27 +64,6 @@ pub(crate) mod sealed {
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_bf16(profile, a, b, c, update);
         }
-
-        fn multiply_laid_out<W: super::Element>(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            b: Part<'_, W>,
-            c: MatMut<'_, f32>,
-            update: Update,
-        ) {
-            driver::multiply_laid_out(profile, a, b, c, update);
-        }
-
-        fn pack(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            lanes: (usize, usize),
-            depth: (usize, usize),
-            width: usize,
-            to: &mut [f32],
-        ) {
-            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
-        }
     }
 
     impl Sealed for f16 {
@@ -135,27 +71,6 @@ pub(crate) mod sealed {
 
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_f16(profile, a, b, c, update);
-        }
-
-        fn multiply_laid_out<W: super::Element>(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            b: Part<'_, W>,
-            c: MatMut<'_, f32>,
-            update: Update,
-        ) {
-            driver::multiply_laid_out(profile, a, b, c, update);
-        }
-
-        fn pack(
-            profile: Profile,
-            a: Mat<'_, Self>,
-            lanes: (usize, usize),
-            depth: (usize, usize),
-            width: usize,
-            to: &mut [f32],
-        ) {
-            <Self as Pack<f32>>::pack(profile, Strip::of_rows(a, lanes, depth), width, to);
         }
     }
 }

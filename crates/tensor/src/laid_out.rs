@@ -14,9 +14,6 @@ use crate::{DType, Engine, Lease, Scalar, Tensor};
 #[derive(Debug)]
 pub struct LaidOut {
     panels: Order,
-    rows: usize,
-    dtype: DType,
-    bytes: u64,
     _lease: Lease,
 }
 
@@ -33,26 +30,47 @@ impl LaidOut {
     /// # Errors
     /// [`ErrorKind::DType`], and [`ErrorKind::Budget`].
     pub fn new(engine: &Engine, weight: &Tensor) -> Result<Option<Self>> {
+        match weight.dtype() {
+            DType::F32 => Self::of::<f32>(engine, weight, Order::F32),
+            DType::BF16 => Self::of::<bf16>(engine, weight, Order::Bf16),
+            _ => Self::of::<f16>(engine, weight, Order::F16),
+        }
+    }
+
+    fn of<T: Scalar + Element>(
+        engine: &Engine,
+        weight: &Tensor,
+        order: impl FnOnce(Panels<T>) -> Order,
+    ) -> Result<Option<Self>> {
         let &[rows, cols] = weight.shape() else { return Ok(None) };
         let weight = weight.dense(&engine.budget)?;
-        let bytes = (rows.next_multiple_of(PANEL_COLS) * cols * (weight.dtype().bits() / 8)) as u64;
-        let lease = engine.budget.reserve(bytes)?;
-        let panels = match weight.dtype() {
-            DType::F32 => lay_out::<f32>(engine, &weight)?.map(Order::F32),
-            DType::BF16 => lay_out::<bf16>(engine, &weight)?.map(Order::Bf16),
-            _ => lay_out::<f16>(engine, &weight)?.map(Order::F16),
-        };
-        Ok(panels.map(|panels| Self { panels, rows, dtype: weight.dtype(), bytes, _lease: lease }))
+        let lease = engine.budget.reserve(Panels::<T>::bytes(cols, rows) as u64)?;
+        let panels = Panels::new(engine.profile, Mat::new(weight.as_slice::<T>()?, rows, cols)?.transposed());
+        Ok(panels.map(|panels| Self { panels: order(panels), _lease: lease }))
+    }
+
+    /// Type, C and O.
+    fn facts(&self) -> (DType, usize, usize) {
+        match &self.panels {
+            Order::F32(it) => (DType::F32, it.rows(), it.cols()),
+            Order::Bf16(it) => (DType::BF16, it.rows(), it.cols()),
+            Order::F16(it) => (DType::F16, it.rows(), it.cols()),
+        }
     }
 
     /// Bytes that it takes, at most.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        let (dtype, cols, rows) = self.facts();
+        let bytes = match dtype {
+            DType::F32 => Panels::<f32>::bytes(cols, rows),
+            _ => Panels::<bf16>::bytes(cols, rows),
+        };
+        bytes as u64
     }
 
     /// O.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.facts().2
     }
 
     /// `x @ w^T (+ bias)` with rows `first..first + len` of the weight: x (..., C), bias (len) -> (..., len); `first` is a multiple
@@ -67,8 +85,9 @@ impl LaidOut {
         (first, len): (usize, usize),
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        if x.dtype() != self.dtype && x.dtype() != DType::F32 {
-            let expected = format!("{} or F32", self.dtype);
+        let dtype = self.facts().0;
+        if x.dtype() != dtype && x.dtype() != DType::F32 {
+            let expected = format!("{dtype} or F32");
             return Err(ErrorKind::DType { argument: "x", found: x.dtype(), expected }.into());
         }
         let x = x.dense(&engine.budget)?;
@@ -87,11 +106,6 @@ impl LaidOut {
 
     /// A part of the weight begins at a multiple of this many rows.
     pub const ROWS: usize = PANEL_COLS;
-}
-
-fn lay_out<T: Scalar + Element>(engine: &Engine, weight: &Tensor) -> Result<Option<Panels<T>>> {
-    let &[rows, cols] = weight.shape() else { return Ok(None) };
-    Ok(Panels::new(engine.profile, Mat::new(weight.as_slice::<T>()?, rows, cols)?.transposed()))
 }
 
 fn multiply<T: Scalar + Element, W: Element>(

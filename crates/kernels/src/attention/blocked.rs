@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{Attention, KEY_BLOCK};
 use crate::elementary::{exp, tanh};
+use crate::gemm::pack::{Pack, Strip};
 use crate::gemm::packed::Packed;
 use crate::gemm::tile::{Tile, Write, f32_tile, panels};
 use crate::rows::{lane_max, lane_sum, twins};
@@ -103,14 +104,16 @@ impl KeyValues {
         };
         for (idx, to) in packed.keys.as_mut_slice().chunks_mut((tile.width * head_dim).max(1)).enumerate() {
             let start = idx * tile.width;
-            T::pack(profile, k, (start, tile.width.min(keys - start)), (0, head_dim), tile.width, to);
+            let lanes = (start, tile.width.min(keys - start));
+            T::pack(profile, Strip::of_rows(k, lanes, (0, head_dim)), tile.width, to);
         }
         let blocks = packed.values.as_mut_slice().chunks_mut((KEY_BLOCK * value_width).max(1));
         for (idx, to) in blocks.enumerate() {
             let depth = (idx * KEY_BLOCK, KEY_BLOCK.min(keys - idx * KEY_BLOCK));
             for (panel, to) in to.chunks_mut(tile.width * depth.1).enumerate() {
                 let start = panel * tile.width;
-                T::pack(profile, v, (start, tile.width.min(value_dim - start)), depth, tile.width, to);
+                let lanes = (start, tile.width.min(value_dim - start));
+                T::pack(profile, Strip::of_rows(v, lanes, depth), tile.width, to);
             }
         }
         Some(packed)
@@ -145,7 +148,8 @@ impl Task<'_> {
         if let Ok(q) = q {
             for (start, rows) in panels(self.rows, tile.max_rows) {
                 let to = &mut packed_q.as_mut_slice()[start * head_dim..(start + rows) * head_dim];
-                T::pack(self.profile, q, (self.first + start, rows), (0, head_dim), rows, to);
+                let strip = Strip::of_rows(q, (self.first + start, rows), (0, head_dim));
+                T::pack(self.profile, strip, rows, to);
             }
         }
         let mut scores = Packed::<f32>::zeroed(QUERY_BLOCK * KEY_BLOCK);
@@ -206,14 +210,7 @@ impl Task<'_> {
         };
         for (row, rows) in panels(self.rows, tile.max_rows) {
             let packed = &mut packed[..rows * n_keys];
-            <f32 as crate::element::sealed::Sealed>::pack(
-                self.profile,
-                weights,
-                (row, rows),
-                (0, n_keys),
-                rows,
-                packed,
-            );
+            <f32 as Pack<f32>>::pack(self.profile, Strip::of_rows(weights, (row, rows), (0, n_keys)), rows, packed);
             for col in (0..width).step_by(tile.width) {
                 let values = &values[col * depth..col * depth + tile.width * n_keys];
                 let to = &mut sums[row * width + col..(row + rows - 1) * width + col + tile.width];

@@ -173,14 +173,14 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum, B: Right<T>>(
     let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
     let threads = rayon::current_num_threads();
     let is_serial = threads == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
-    let run = |(rows, cols), is_serial| {
-        Part { profile, tile, panel, rows, cols, is_serial }.run((a, b), shared, update);
+    let run = |(rows, cols), is_serial, block_rows| {
+        Part { profile, tile, panel, rows, cols, block_rows, is_serial }.run((a, b), shared, update);
     };
     if !is_serial && threads <= MOST_PARTS && rows.max(cols) >= threads * LEAST_SHARE {
         let parts = parts((rows, cols), (tile.max_rows, tile.width), update.region, threads);
-        return parts.into_par_iter().with_max_len(1).for_each(|part| run(part, true));
+        return parts.into_par_iter().with_max_len(1).for_each(|part| run(part, true, BLOCK_ROWS / threads));
     }
-    run((0..rows, 0..cols), is_serial);
+    run((0..rows, 0..cols), is_serial, BLOCK_ROWS);
 }
 
 /// Parts of equal work, rows and columns of each.
@@ -223,26 +223,28 @@ struct Part<T, C> {
     rows: Range<usize>,
     /// The first is the first of a panel.
     cols: Range<usize>,
+    /// Rows of a block; those of all parts take as much as one of [`BLOCK_ROWS`].
+    block_rows: usize,
     is_serial: bool,
 }
 
 impl<T: Operand, C: Sum> Part<T, C> {
     fn run<S: Pack<T> + Send + Sync>(self, (a, b): (Mat<'_, S>, impl Right<T>), shared: Shared<C>, update: Update) {
-        let Self { profile, tile, panel, rows, cols, is_serial } = self;
+        let Self { profile, tile, panel, rows, cols, block_rows, is_serial } = self;
         let depth = a.cols();
         let block_depth = panel * BLOCK_PANELS;
         let max_steps = S::steps(block_depth.min(depth));
         // The left operand is laid out once for all columns where it fits into its buffer with all of k.
         let n_depths = depth.div_ceil(block_depth);
-        let slots = if rows.len().min(BLOCK_ROWS) * n_depths <= BLOCK_ROWS { n_depths } else { 1 };
-        let slot_len = rows.len().min(BLOCK_ROWS) * max_steps;
+        let slots = if rows.len().min(block_rows) * n_depths <= block_rows { n_depths } else { 1 };
+        let slot_len = rows.len().min(block_rows) * max_steps;
         let is_laid_out = b.as_laid_out(0, 0).is_some();
         let block_cols = if is_laid_out { 0 } else { cols.len().min(BLOCK_COLS).next_multiple_of(tile.width) };
         let mut packed_a = Packed::<T>::recycled(slots * slot_len);
         let mut packed_b = Packed::<T>::recycled(block_cols * max_steps);
         let (mut held_a, mut held_b) = (vec![None; slots], None);
-        for row in rows.clone().step_by(BLOCK_ROWS) {
-            let n_rows = BLOCK_ROWS.min(rows.end - row);
+        for row in rows.clone().step_by(block_rows) {
+            let n_rows = block_rows.min(rows.end - row);
             for col in cols.clone().step_by(BLOCK_COLS) {
                 let n_cols = BLOCK_COLS.min(cols.end - col);
                 if !meets(update.region, (row, n_rows), (col, n_cols)) {

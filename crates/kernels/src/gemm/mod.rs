@@ -24,9 +24,6 @@ pub use panels::{PANEL_COLS, Panels};
 /// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;
 
-/// Most bytes that one call takes beside its arguments: a block of each operand, and of the sums where `y` is not f32.
-pub const SCRATCH_BYTES: usize = 25 << 20;
-
 /// Rows, and least columns, of the sums that are held where `y` is not f32; fewer rows leave room for more columns.
 const HELD: (usize, usize) = (2048, 1024);
 
@@ -38,6 +35,7 @@ const HELD: (usize, usize) = (2048, 1024);
 /// denormals taken for zero and flushed) over panels of twice the length; all other bf16 and f16 operands are widened to f32.
 /// The bias is added last, then the sum is rounded to the type of `y`.
 /// A row of `y` depends on that row of `a`, on `b` and on K alone.
+/// Beside its arguments a call takes at most 16 MiB, and 4 MiB for each thread up to the fourth.
 /// With K = 0 the result is the bias or zero.
 pub fn matmul<I: Element, O: Element>(
     profile: Profile,
@@ -70,7 +68,8 @@ pub fn matmul_laid_out<I: Element, W: Element, O: Element>(
     check_extent("gemm: first column of b", first % PANEL_COLS, 0)?;
     check_extent("gemm: last column of b", first.saturating_add(n_cols).max(b.cols()), b.cols())?;
     let multiply = |(row, rows), (col, cols), y: MatMut<'_, f32>| {
-        I::multiply_laid_out(profile, a.sub(row, rows, 0, a.cols()), b.part(first + col, cols), y, Update::STORE);
+        let (a, b) = (a.sub(row, rows, 0, a.cols()), b.part(first + col, cols));
+        driver::multiply_laid_out(profile, a, b, y, Update::STORE);
     };
     product(profile, [a.rows(), n_cols], bias, y, multiply)
 }

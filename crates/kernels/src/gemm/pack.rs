@@ -7,7 +7,7 @@ use crate::{Element, Isa, Mat, Profile, bf16};
 
 /// A strip of an operand: `lanes` rows of a or columns of b, and a run of k.
 #[derive(Clone, Copy)]
-pub(crate) struct Strip<'a, S> {
+pub struct Strip<'a, S> {
     data: &'a [S],
     lane_stride: usize,
     k_stride: usize,
@@ -29,7 +29,7 @@ impl<'a, S: Copy> Strip<'a, S> {
 }
 
 /// An operand type S that can be laid out as elements T of a tile.
-pub(crate) trait Pack<T>: Copy {
+pub trait Pack<T>: Copy {
     /// Steps that `depth` elements take.
     fn steps(depth: usize) -> usize;
 

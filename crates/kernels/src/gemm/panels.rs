@@ -74,7 +74,7 @@ pub const PANEL_COLS: usize = 32;
 
 /// Columns of an operand that is laid out; the first is the first of a panel.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a, T> {
+pub(crate) struct Part<'a, T> {
     panels: &'a Panels<T>,
     first: usize,
     cols: usize,

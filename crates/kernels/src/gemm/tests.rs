@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::driver::{Region, Update, multiply_f32};
+use super::tile::Write;
 use super::{PANEL, PANEL_COLS, Panels, linear, matmul, matmul_laid_out, reference};
 use crate::{Element, Mat, MatMut, Profile};
 
@@ -237,6 +239,40 @@ fn a_column_depends_on_itself_alone_across_blocks_of_columns_and_rows() {
         linear(profile, a, b, None, MatMut::new(&mut part, 60, 60).unwrap()).unwrap();
         for (i, part) in part.chunks(60).enumerate() {
             assert!(same_bits(part, &whole[(row + i) * cols + col..]), "{profile:?} row {i}");
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_result_that_threads_share_out_have_the_bits_of_the_whole() {
+    let depth = 9;
+    for profile in Profile::available() {
+        for (region, rows, cols) in [
+            (Region::All, 2100, 300),
+            (Region::All, 300, 2100),
+            (Region::Upper, 2100, 2100),
+            (Region::Lower, 2100, 2100),
+        ] {
+            let (a, b) = (numbers::<f32>(rows * depth, 15), numbers::<f32>(depth * cols, 16));
+            let (a, b) = (Mat::new(&a, rows, depth).unwrap(), Mat::new(&b, depth, cols).unwrap());
+            let start = numbers::<f32>(rows * cols, 17);
+            let update = Update { write: Write::Continue, region, negate: true };
+            let by = |n_threads| {
+                let mut c = start.clone();
+                threads(n_threads, || multiply_f32(profile, a, b, MatMut::new(&mut c, rows, cols).unwrap(), update));
+                c
+            };
+            let whole = by(1);
+            let is_wanted = |i: usize, j: usize| match region {
+                Region::All => true,
+                Region::Upper => j >= i,
+                Region::Lower => j <= i,
+            };
+            let places = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j)));
+            assert!(places.zip(start.iter().zip(&whole)).all(|((i, j), (a, b))| is_wanted(i, j) || a == b));
+            for n_threads in [2, 3, 4] {
+                assert!(same_bits(&whole, &by(n_threads)), "{profile:?} {region:?} {rows} {cols} {n_threads}");
+            }
         }
     }
 }

@@ -40,11 +40,9 @@ enum Path {
 }
 
 impl Path {
-    /// The ways that a profile has on this processor, the fastest last.
-    fn all(profile: Profile) -> Vec<Self> {
-        let mut all = vec![Self::Words(tiles::words(profile))];
-        all.extend(tiles::bytes(profile).map(Self::Bytes));
-        all
+    /// The fastest that a profile has on this processor.
+    fn best(profile: Profile) -> Self {
+        tiles::bytes(profile).map_or_else(|| Self::Words(tiles::words(profile)), Self::Bytes)
     }
 
     /// What the left operand is more than it was given.
@@ -81,7 +79,7 @@ pub fn products(
     y: MatMut<'_, i32>,
 ) -> Result<()> {
     check_products((x, w), zero_points, (y.rows(), y.cols()))?;
-    let path = Path::all(profile).pop().unwrap_or(Path::Words(tiles::words(Profile::PORTABLE)));
+    let path = Path::best(profile);
     let sums = row_sums(w, path, zero_points);
     multiply(profile, path, (x, w), (zero_points, &sums), y);
     Ok(())
@@ -111,7 +109,7 @@ pub fn linear<O: Element>(
     if let Some(bias) = bias {
         check_len("int8 gemm: bias", bias.len(), &[w.rows()])?;
     }
-    let path = Path::all(profile).pop().unwrap_or(Path::Words(tiles::words(Profile::PORTABLE)));
+    let path = Path::best(profile);
     let row_sums = row_sums(w, path, zero_points.as_deref());
     let held_rows = x.rows().clamp(1, HELD.0);
     let held_cols = HELD.0 * HELD.1 / held_rows;
