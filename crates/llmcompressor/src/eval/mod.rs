@@ -18,7 +18,7 @@ use tensor::{DType, Tensor};
 pub use crate::activations::Product;
 use crate::{
     Counted, Interrupt, Progress, ceiling,
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     slabs::Budget,
 };
 use comparison::Comparer;
@@ -230,13 +230,12 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
         if let Some(signal) = options.interrupt.signal() {
             return Err(ErrorKind::Interrupted { signal }.into());
         }
-        let judge = |window: &Window| {
+        let judge = |window: &Window| -> Result<(Option<Tensor>, Vec<f64>)> {
             let hidden = subject.hidden(&window.ids)?;
             let judged = subject.nll(window, &hidden)?;
             Ok((keeps_states.then_some(hidden), judged))
         };
-        let judged: Vec<(Option<Tensor>, Vec<f64>)> =
-            pool.install(|| lanes.each(group.iter().collect(), judge).map_err(|error: Error| error))?;
+        let judged = pool.install(|| lanes.each(group.iter().collect(), judge))?;
         for (window, (hidden, judged)) in group.iter().zip(judged) {
             if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
                 let module = pool.install(|| subject.first_non_finite(&window.ids))?;

@@ -337,20 +337,24 @@ fn copy(
             (Origin::Finished, Some(finished)) => finished.source(),
             _ => source,
         };
-        let n_bytes = entry.n_bytes();
+        let whole = part.map(&bytes_of).transpose()?;
+        let n_bytes = whole.as_ref().map_or(entry.n_bytes(), |it| it.len() as u64);
         let mut at = 0;
         while at < n_bytes {
             if let Some(signal) = options.interrupt.signal() {
                 return Err(ErrorKind::Interrupted { signal }.into());
             }
-            if let Some(part) = *part {
-                writer.write_at(name, 0, &bytes_of(part)?)?;
-                break;
-            }
-            buffer.resize((n_bytes - at).min(COPY_BYTES as u64) as usize, 0);
-            from.read_into(entry, at, &mut buffer)?;
-            writer.write_at(name, at, &buffer)?;
-            at += buffer.len() as u64;
+            let len = (n_bytes - at).min(COPY_BYTES as u64) as usize;
+            let bytes = match &whole {
+                Some(whole) => &whole[at as usize..at as usize + len],
+                None => {
+                    buffer.resize(len, 0);
+                    from.read_into(entry, at, &mut buffer)?;
+                    &buffer
+                }
+            };
+            writer.write_at(name, at, bytes)?;
+            at += len as u64;
         }
         let (name, tensors) = (name.clone(), vec![name.clone()]);
         units.push(UnitCommit { name, tensors, ..UnitCommit::default() });

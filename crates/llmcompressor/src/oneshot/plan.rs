@@ -142,12 +142,13 @@ pub(super) fn plan(
     let replaced: HashSet<ParameterId> = modules.values().flat_map(|it| it.parameters.iter().copied()).collect();
     let fresh = selection.redone().map(|(finished, chosen)| (finished, Fresh::of(model, chosen)));
     let is_left = |it: &TensorEntry| fresh.as_ref().is_none_or(|fresh| fresh.1.contains(&it.name));
-    let mut copied = copied(source, model, &replaced, is_left);
+    let is_moved = moves(model, &replaced);
+    let mut copied = copied(source, model, (&replaced, is_moved), is_left);
     if let Some((finished, fresh)) = &fresh {
         copied.extend(finished.kept_tensors(fresh).map(|it| Copied::new(&it.name, it, Origin::Finished)));
     }
     let names = model.store();
-    if let (true, Some((finished, _))) = (moves(model, &replaced), &fresh) {
+    if let (true, Some((finished, _))) = (is_moved, &fresh) {
         let reason = "a chosen module lies in one tensor with others in the source, or under another name".to_owned();
         return Err(ErrorKind::Unsuitable { dir: finished.dir().to_owned(), reason }.into());
     }
@@ -168,14 +169,14 @@ pub(super) fn plan(
     let heads = if parted.is_some() { Heads::Parted } else { Heads::Kept };
     let cache = selection.redone().and_then(|it| it.0.cache_scheme());
     let schemes = selection.schemes(store, schemes)?;
-    let is_moved = moves(model, &replaced);
     let name_of = |module: &str| match model.tree().find(module) {
         Some(id) if is_moved => model.written_name(id),
         Some(id) => model.stored_name(id),
         None => module.to_owned(),
     };
     let config = config(store, &schemes, cache.as_ref(), name_of)?;
-    Ok(Plan { config, schemes, renamed: renamed(model, &replaced), modules, copied, heads, shards })
+    let renamed = if is_moved { renamed(model) } else { IndexMap::new() };
+    Ok(Plan { config, schemes, renamed, modules, copied, heads, shards })
 }
 
 /// What is taken along. Where a written tensor has another name than in the source, or was part of one, all tensors of the model
@@ -183,12 +184,11 @@ pub(super) fn plan(
 fn copied(
     source: &Source,
     model: &Model,
-    replaced: &HashSet<ParameterId>,
+    (replaced, moves): (&HashSet<ParameterId>, bool),
     is_left: impl Fn(&TensorEntry) -> bool,
 ) -> Vec<Copied> {
     let store = model.store();
     let head = model.separated().map(|it| it.head);
-    let moves = moves(model, replaced);
     let mut within: HashMap<&str, Vec<ParameterId>> = HashMap::new();
     for (id, info) in store.parameters().filter(|it| Some(it.0) != head) {
         within.entry(info.stacked_in.as_ref().unwrap_or(&info.name)).or_default().push(id);
@@ -218,10 +218,8 @@ fn moves(model: &Model, replaced: &HashSet<ParameterId>) -> bool {
     replaced.iter().any(|id| Some(*id) != head && is_moved(model.store().info(*id)))
 }
 
-fn renamed(model: &Model, replaced: &HashSet<ParameterId>) -> IndexMap<String, String> {
-    if !moves(model, replaced) {
-        return IndexMap::new();
-    }
+/// Tensors that are written under another name than they have in the source.
+fn renamed(model: &Model) -> IndexMap<String, String> {
     let head = model.separated().map(|it| it.head);
     let all = model.store().parameters().filter(|(id, info)| Some(*id) != head && info.stacked_in.is_none());
     let all = all.filter(|(_, info)| info.name != info.written);
