@@ -12,7 +12,7 @@ use kernels::gemm::int8::{self, Scales};
 use kernels::gemm::{self, reference};
 use kernels::gptq_sweep::{self, Rounding, ScaleType, Sweep};
 use kernels::rms_norm::{self, RmsNorm, Rounded};
-use kernels::{Element, Isa, Mat, MatMut, Profile, bf16, cast, cholesky, softmax, syrk};
+use kernels::{Element, Mat, MatMut, Profile, bf16, cast, cholesky, softmax, syrk};
 
 /// The allocator of the program that is released: the system's would spend the time on page faults.
 #[global_allocator]
@@ -26,7 +26,8 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     // LLMC_PROFILE names a profile other than the one that the processor gets by itself.
     let named = std::env::var("LLMC_PROFILE").ok().map(|name| Profile::new(name.parse().unwrap()).unwrap());
-    let bench = Bench { words, profile: named.unwrap_or(Profile::detect()), peaks: peak::measure() };
+    let profile = named.unwrap_or(Profile::detect());
+    let bench = Bench { words, profile, peaks: peak::measure(profile) };
     let threads = rayon::current_num_threads();
     println!("profile {}, {threads} threads", bench.profile.isa());
     println!(
@@ -92,7 +93,7 @@ impl Bench {
     }
 
     fn work<T: Element>(&self, flops: f64) -> Work {
-        if size_of::<T>() == 2 && self.profile.isa() == Isa::Avx512Bf16 { Work::Bf16(flops) } else { Work::F32(flops) }
+        if size_of::<T>() == 2 { Work::Bf16(flops) } else { Work::F32(flops) }
     }
 
     fn gemm<T: Element>(&self) {

@@ -29,6 +29,12 @@ pub(crate) mod sealed {
         #[doc(hidden)]
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update);
 
+        /// `c += x^T @ x` in the way of `update`.
+        #[doc(hidden)]
+        fn multiply_by_itself(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
+            Self::multiply(profile, x.transposed(), x, c, update);
+        }
+
         /// The slice itself where the type is f32.
         #[doc(hidden)]
         fn as_f32s(_: &[Self]) -> Option<&[f32]> {
@@ -63,6 +69,10 @@ pub(crate) mod sealed {
 
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
             driver::multiply_bf16(profile, a, b, c, update);
+        }
+
+        fn multiply_by_itself(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
+            driver::multiply_by_itself(profile, x, c, update);
         }
     }
 

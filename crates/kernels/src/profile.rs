@@ -16,11 +16,13 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with `vdpbf16ps` for bf16 products, which takes denormals for zero and flushes denormal results.
     Avx512Bf16,
+    /// AVX-512 with `vpdpwssd` for bf16 products, whose runs of k share powers of two (see [`crate::gemm`]).
+    Avx512Vnni,
 }
 
 impl Isa {
     /// All paths, in rising order.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Avx512Vnni];
 
     /// The name in options and fingerprints.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Avx512Vnni => "avx512-vnni",
         }
     }
 
@@ -47,6 +50,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -81,11 +86,16 @@ impl Profile {
 
     /// The profile that is fastest on this processor.
     ///
-    /// It is the highest one, but that `vdpbf16ps` counts only on AMD's processors: there it has twice the rate of f32 products,
-    /// on Intel's half that rate.
+    /// It is the highest one, but that on AMD's processors `vdpbf16ps`, which has twice the rate of f32 products there and half that
+    /// rate on Intel's, comes before `vpdpwssd`, which has twice the rate on both.
     pub fn detect() -> Self {
-        let pays = |it: &Self| it.0 != Isa::Avx512Bf16 || is_amd();
-        Self::available().filter(pays).last().unwrap_or(Self::PORTABLE)
+        let best = Self::available().last().unwrap_or(Self::PORTABLE);
+        if is_amd() { Self::new(Isa::Avx512Bf16).unwrap_or(best) } else { best }
+    }
+
+    /// The same without block floating point: every number counts in full.
+    pub fn exact(self) -> Self {
+        if self.0 == Isa::Avx512Vnni { Self(Isa::Avx512) } else { self }
     }
 
     /// All profiles of this processor, in rising order.

@@ -92,9 +92,9 @@ macro_rules! twins {
                 match profile.isa() {
                     // SAFETY: a profile exists only where the processor has its instructions.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    // SAFETY: as above.
-                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
                     $crate::Isa::Portable => {}
+                    // SAFETY: as above; all others have AVX-512.
+                    _ => return unsafe { avx512($($arg),*) },
                 }
             }
             let _ = profile;
@@ -123,9 +123,9 @@ macro_rules! fused_twins {
                 match profile.isa() {
                     // SAFETY: a profile exists only where the processor has its instructions.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    // SAFETY: as above.
-                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
                     $crate::Isa::Portable => {}
+                    // SAFETY: as above; all others have AVX-512.
+                    _ => return unsafe { avx512($($arg),*) },
                 }
             }
             let _ = profile;

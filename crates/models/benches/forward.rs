@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use models::{BoxedError, Hooks, KvCache, Model, ModelOptions, Run, Weights};
 use serde_json::json;
-use tensor::{Budget, DType, Engine};
+use tensor::{Budget, DType, Engine, Profile};
 
 /// The allocator of the program that is released.
 #[global_allocator]
@@ -32,7 +32,7 @@ const VOCABULARY: usize = 2048;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let peaks = peak::measure();
+    let peaks = peak::measure(Profile::detect());
     let threads = rayon::current_num_threads();
     println!(
         "{threads} threads, peak: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, int8 {:.0} GOP/s, copy {:.1} GB/s",

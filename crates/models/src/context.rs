@@ -202,7 +202,7 @@ impl<'a> Cx<'a> {
     pub fn product(&mut self, x: &Value, linear: &Linear) -> Result<Option<Value>> {
         let (Mode::Compute(run), Value::Computed(x)) = (&self.mode, x) else { return Ok(None) };
         let store = self.model.store();
-        let Some(weight) = store.laid_out(run.engine, linear.weight)? else { return Ok(None) };
+        let Some(weight) = store.laid_out(run.engine, linear.weight, x.dtype())? else { return Ok(None) };
         let bias = linear.bias.map(|bias| store.get(run.engine, bias)).transpose()?;
         let y = weight.linear(run.engine, x, (0, weight.rows()), bias.as_ref());
         Ok(Some(y.map_err(Error::from)?.into()))

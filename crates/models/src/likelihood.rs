@@ -83,7 +83,7 @@ impl Model {
         let mut heard = hear(self, run, causal.head, Tap::Input, vec![hidden.clone()])?;
         let hidden = heard.pop().ok_or(ErrorKind::Arity { found: 0, expected: "hidden states" })?;
         let mut states = vec![RowState::default(); targets.len()];
-        let laid_out = self.store().laid_out(run.engine, linear.weight)?;
+        let laid_out = self.store().laid_out(run.engine, linear.weight, hidden.dtype())?;
         let laid_out = laid_out.filter(|_| tile.is_multiple_of(LaidOut::ROWS));
         for first_token in (0..vocabulary).step_by(tile) {
             let len = tile.min(vocabulary - first_token);

@@ -31,6 +31,12 @@ impl Engine {
         Self { budget, profile: Profile::detect(), routing: Routing::Chosen, first_position: 0 }
     }
 
+    /// The same engine without block floating point.
+    #[must_use]
+    pub fn exact(self) -> Self {
+        Self { profile: self.profile.exact(), ..self }
+    }
+
     /// The same engine with another routing.
     #[must_use]
     pub fn with_routing(&self, routing: Routing) -> Self {

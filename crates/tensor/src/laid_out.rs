@@ -1,19 +1,21 @@
 //! Weights that are laid out once for many products.
 
 use half::{bf16, f16};
-use kernels::gemm::{PANEL_COLS, Panels, matmul_laid_out};
+use kernels::gemm::{BlockPanels, PANEL_COLS, Panels, matmul_blocks, matmul_laid_out};
 use kernels::{Element, Mat, MatMut};
 
 use crate::error::{ErrorKind, Result};
 use crate::op::with_float;
 use crate::{DType, Engine, Lease, Scalar, Tensor};
 
-/// The weight (O, C) of a linear layer in the order in which the engine's processor multiplies it.
+/// The weight (O, C) of a linear layer in the order in which the engine's processor multiplies inputs of one type with it.
 ///
-/// Products with it have the bits of [`Op::Linear`](crate::Op::Linear) with the weight it was made of.
+/// Products with it have the bits of [`Op::Linear`](crate::Op::Linear) with the weight it was made of, in the type of the inputs.
 #[derive(Debug)]
 pub struct LaidOut {
-    panels: Order,
+    order: Order,
+    inputs: DType,
+    bytes: u64,
     _lease: Lease,
 }
 
@@ -22,62 +24,67 @@ enum Order {
     F32(Panels<f32>),
     Bf16(Panels<bf16>),
     F16(Panels<f16>),
+    Blocks(BlockPanels),
 }
 
 impl LaidOut {
-    /// Lays a weight (O, C) out; none where the engine's profile has no such order for its type.
+    /// Lays a weight (O, C) out for inputs of its type or of f32; none where the engine's profile has no such order.
     ///
     /// # Errors
     /// [`ErrorKind::DType`], and [`ErrorKind::Budget`].
-    pub fn new(engine: &Engine, weight: &Tensor) -> Result<Option<Self>> {
-        match weight.dtype() {
-            DType::F32 => Self::of::<f32>(engine, weight, Order::F32),
-            DType::BF16 => Self::of::<bf16>(engine, weight, Order::Bf16),
-            _ => Self::of::<f16>(engine, weight, Order::F16),
+    pub fn new(engine: &Engine, weight: &Tensor, inputs: DType) -> Result<Option<Self>> {
+        if inputs != weight.dtype() && inputs != DType::F32 {
+            let expected = format!("{} or F32", weight.dtype());
+            return Err(ErrorKind::DType { argument: "x", found: inputs, expected }.into());
         }
-    }
-
-    fn of<T: Scalar + Element>(
-        engine: &Engine,
-        weight: &Tensor,
-        order: impl FnOnce(Panels<T>) -> Order,
-    ) -> Result<Option<Self>> {
         let &[rows, cols] = weight.shape() else { return Ok(None) };
         let weight = weight.dense(&engine.budget)?;
-        let lease = engine.budget.reserve(Panels::<T>::bytes(cols, rows) as u64)?;
-        let panels = Panels::new(engine.profile, Mat::new(weight.as_slice::<T>()?, rows, cols)?.transposed());
-        Ok(panels.map(|panels| Self { panels: order(panels), _lease: lease }))
+        let bytes = match weight.dtype() {
+            DType::F32 => Panels::<f32>::bytes(cols, rows),
+            _ => BlockPanels::bytes(cols, rows).max(Panels::<bf16>::bytes(cols, rows)),
+        };
+        let bytes = bytes as u64;
+        let lease = engine.budget.reserve(bytes)?;
+        let order = match weight.dtype() {
+            DType::F32 => panels::<f32>(engine, &weight)?.map(Order::F32),
+            DType::BF16 => {
+                let of_bf16 = matrix(&weight)?.transposed();
+                let blocks = if inputs == DType::BF16 { BlockPanels::new(engine.profile, of_bf16) } else { None };
+                match blocks {
+                    Some(blocks) => Some(Order::Blocks(blocks)),
+                    None => panels::<bf16>(engine, &weight)?.map(Order::Bf16),
+                }
+            }
+            _ => panels::<f16>(engine, &weight)?.map(Order::F16),
+        };
+        Ok(order.map(|order| Self { order, inputs, bytes, _lease: lease }))
     }
 
-    /// Type, C and O.
-    fn facts(&self) -> (DType, usize, usize) {
-        match &self.panels {
-            Order::F32(it) => (DType::F32, it.rows(), it.cols()),
-            Order::Bf16(it) => (DType::BF16, it.rows(), it.cols()),
-            Order::F16(it) => (DType::F16, it.rows(), it.cols()),
-        }
+    /// Type of the inputs.
+    pub fn inputs(&self) -> DType {
+        self.inputs
     }
 
     /// Bytes that it takes, at most.
     pub fn bytes(&self) -> u64 {
-        let (dtype, cols, rows) = self.facts();
-        let bytes = match dtype {
-            DType::F32 => Panels::<f32>::bytes(cols, rows),
-            _ => Panels::<bf16>::bytes(cols, rows),
-        };
-        bytes as u64
+        self.bytes
     }
 
     /// O.
     pub fn rows(&self) -> usize {
-        self.facts().2
+        match &self.order {
+            Order::F32(it) => it.cols(),
+            Order::Bf16(it) => it.cols(),
+            Order::F16(it) => it.cols(),
+            Order::Blocks(it) => it.cols(),
+        }
     }
 
     /// `x @ w^T (+ bias)` with rows `first..first + len` of the weight: x (..., C), bias (len) -> (..., len); `first` is a multiple
-    /// of [`LaidOut::ROWS`]. The weight is of the type of `x`, or `x` is f32.
+    /// of [`LaidOut::ROWS`].
     ///
     /// # Errors
-    /// [`ErrorKind::DType`], [`ErrorKind::Budget`], extents that do not agree.
+    /// [`ErrorKind::DType`] for inputs of another type, [`ErrorKind::Budget`], extents that do not agree.
     pub fn linear(
         &self,
         engine: &Engine,
@@ -85,10 +92,8 @@ impl LaidOut {
         (first, len): (usize, usize),
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let dtype = self.facts().0;
-        if x.dtype() != dtype && x.dtype() != DType::F32 {
-            let expected = format!("{dtype} or F32");
-            return Err(ErrorKind::DType { argument: "x", found: x.dtype(), expected }.into());
+        if x.dtype() != self.inputs {
+            return Err(ErrorKind::DType { argument: "x", found: x.dtype(), expected: self.inputs.to_string() }.into());
         }
         let x = x.dense(&engine.budget)?;
         let mut shape = x.shape().to_vec();
@@ -96,11 +101,18 @@ impl LaidOut {
             *last = len;
         }
         let bias = bias.map(Tensor::to_f32).transpose()?;
-        let rows = (first, len);
-        with_float!(x.dtype(), T => Tensor::build(&engine.budget, &shape, |y: &mut [T]| match &self.panels {
-            Order::F32(panels) => multiply(engine, &x, panels, rows, bias.as_deref(), y),
-            Order::Bf16(panels) => multiply(engine, &x, panels, rows, bias.as_deref(), y),
-            Order::F16(panels) => multiply(engine, &x, panels, rows, bias.as_deref(), y),
+        let (bias, rows) = (bias.as_deref(), (first, len));
+        with_float!(x.dtype(), T => Tensor::build(&engine.budget, &shape, |y: &mut [T]| {
+            let profile = engine.profile;
+            let a = matrix::<T>(&x)?;
+            let y = MatMut::new(y, a.rows(), len)?;
+            match &self.order {
+                Order::F32(panels) => matmul_laid_out(profile, a, panels, rows, bias, y)?,
+                Order::Bf16(panels) => matmul_laid_out(profile, a, panels, rows, bias, y)?,
+                Order::F16(panels) => matmul_laid_out(profile, a, panels, rows, bias, y)?,
+                Order::Blocks(panels) => matmul_blocks(profile, matrix(&x)?, panels, rows, bias, y)?,
+            }
+            Ok(())
         }))
     }
 
@@ -108,15 +120,12 @@ impl LaidOut {
     pub const ROWS: usize = PANEL_COLS;
 }
 
-fn multiply<T: Scalar + Element, W: Element>(
-    engine: &Engine,
-    x: &Tensor,
-    panels: &Panels<W>,
-    rows: (usize, usize),
-    bias: Option<&[f32]>,
-    y: &mut [T],
-) -> Result<()> {
-    let tokens = x.elements().checked_div(panels.rows()).unwrap_or(0);
-    let x = Mat::new(x.as_slice::<T>()?, tokens, panels.rows())?;
-    Ok(matmul_laid_out(engine.profile, x, panels, rows, bias, MatMut::new(y, tokens, rows.1)?)?)
+fn panels<T: Scalar + Element>(engine: &Engine, weight: &Tensor) -> Result<Option<Panels<T>>> {
+    Ok(Panels::new(engine.profile, matrix(weight)?.transposed()))
+}
+
+/// All of a tensor (..., C) as a matrix of C columns.
+fn matrix<T: Scalar>(x: &Tensor) -> Result<Mat<'_, T>> {
+    let cols = x.shape().last().copied().unwrap_or(0);
+    Ok(Mat::new(x.as_slice::<T>()?, x.elements().checked_div(cols).unwrap_or(0), cols)?)
 }

@@ -12,7 +12,7 @@ use clock::Clock;
 pub(crate) struct Peaks {
     /// f32 multiply-add.
     pub(crate) f32: f64,
-    /// `vdpbf16ps`, or f32 where the processor lacks it.
+    /// What multiplies bf16 under the profile: `vdpbf16ps`, `vpdpwssd`, or f32.
     pub(crate) bf16: f64,
     /// Integer multiply-add by `vpdpbusd`, or by `vpmaddwd` where the processor lacks it.
     pub(crate) int8: f64,
@@ -21,9 +21,13 @@ pub(crate) struct Peaks {
 }
 
 /// Measures the peaks: the best of several runs, since what disturbs a run only slows it.
-pub(crate) fn measure() -> Peaks {
+pub(crate) fn measure(profile: Profile) -> Peaks {
     let f32 = rate(f32_loop);
-    let bf16 = if Profile::new(Isa::Avx512Bf16).is_ok() { rate(bf16_loop) } else { f32 };
+    let bf16 = match profile.isa() {
+        Isa::Avx512Bf16 => rate(bf16_loop),
+        Isa::Avx512Vnni => rate(codes_loop),
+        _ => f32,
+    };
     Peaks { f32, bf16, int8: rate(int8_loop), copy: copy() }
 }
 
@@ -79,6 +83,8 @@ mod x86 {
         _mm512_dpbf16_ps(*sum, x, x)
     });
 
+    chains!(codes, "avx512f,avx512vnni", _mm512_set1_epi32, 3, |x, sum| _mm512_dpwssd_epi32(*sum, x, x));
+
     chains!(dots, "avx512f,avx512vnni", _mm512_set1_epi32, 3, |x, sum| _mm512_dpbusd_epi32(*sum, x, x));
 
     #[target_feature(enable = "avx2")]
@@ -117,7 +123,7 @@ fn f32_loop(rounds: u64) -> f64 {
             rounds as f64 * 12.0 * 16.0
         },
         // SAFETY: as above.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe {
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe {
             x86::avx512(rounds);
             rounds as f64 * 24.0 * 32.0
         },
@@ -132,11 +138,18 @@ fn bf16_loop(rounds: u64) -> f64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+fn codes_loop(rounds: u64) -> f64 {
+    // SAFETY: called where the profile with this instruction was found.
+    unsafe { x86::codes(rounds) };
+    rounds as f64 * 24.0 * 64.0
+}
+
+#[cfg(target_arch = "x86_64")]
 fn int8_loop(rounds: u64) -> f64 {
     match Profile::detect().isa() {
         Isa::Portable => plain(rounds),
         // SAFETY: the profile has AVX-512, and the processor was just asked for the rest.
-        Isa::Avx512 | Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => unsafe {
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni if is_x86_feature_detected!("avx512vnni") => unsafe {
             x86::dots(rounds);
             rounds as f64 * 24.0 * 128.0
         },
@@ -155,6 +168,11 @@ fn f32_loop(rounds: u64) -> f64 {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn bf16_loop(rounds: u64) -> f64 {
+    plain(rounds)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn codes_loop(rounds: u64) -> f64 {
     plain(rounds)
 }
 

@@ -11,6 +11,8 @@ use rayon::prelude::*;
 pub(crate) use int8::{multiply_bytes, multiply_words};
 
 use super::PANEL;
+use super::block_float::{self, Codes};
+use super::pack::block_float::encode;
 use super::pack::{Pack, Strip};
 use super::packed::Packed;
 use super::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
@@ -106,10 +108,38 @@ pub(crate) fn multiply_f64(profile: Profile, a: Mat<'_, f64>, b: Mat<'_, f64>, c
 
 /// bf16 operands, f32 sums.
 pub(crate) fn multiply_bf16(profile: Profile, a: Mat<'_, bf16>, b: Mat<'_, bf16>, c: MatMut<'_, f32>, update: Update) {
-    match pair_tile(profile) {
-        Some(tile) => multiply::<bf16, Pair, f32, _>(profile, tile, 2 * PANEL, (a, b), c, update),
-        None => multiply::<bf16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update),
+    if let Some(tile) = pair_tile(profile) {
+        multiply::<bf16, Pair, f32, _>(profile, tile, 2 * PANEL, (a, b), c, update);
+    } else if block_float::tile(profile).is_some() {
+        multiply_codes(profile, a, b, c, update);
+    } else {
+        multiply::<bf16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update);
     }
+}
+
+/// A left operand of bf16 and a right one that yields codes; of profiles that have a tile for them.
+pub(crate) fn multiply_codes(
+    profile: Profile,
+    a: Mat<'_, bf16>,
+    b: impl Right<Codes>,
+    c: MatMut<'_, f32>,
+    update: Update,
+) {
+    if let Some(tile) = block_float::tile(profile) {
+        multiply(profile, tile, block_float::RUN, (a, b), c, update);
+    }
+}
+
+/// x^T @ x of bf16: what both operands are is found once.
+pub(crate) fn multiply_by_itself(profile: Profile, x: Mat<'_, bf16>, c: MatMut<'_, f32>, update: Update) {
+    let Some(tile) = block_float::tile(profile) else {
+        return multiply_bf16(profile, x.transposed(), x, c, update);
+    };
+    let codes = encode(profile, x);
+    if let Ok(lines) = Mat::new(codes.as_slice(), block_float::steps(x.rows()), x.cols()) {
+        multiply(profile, tile, block_float::RUN_STEPS, (lines.transposed(), lines), c, update);
+    }
+    codes.recycle();
 }
 
 /// f16 operands, f32 sums.
@@ -134,21 +164,30 @@ impl Sum for f32 {}
 impl Sum for f64 {}
 
 trait Operand: Copy + Send + Sync + Default + 'static {
-    fn negated(self) -> Self;
+    /// Changes the signs of a panel of `lanes` elements a step.
+    fn negate(panel: &mut [Self], lanes: usize);
 }
 impl Operand for f32 {
-    fn negated(self) -> Self {
-        -self
+    fn negate(panel: &mut [Self], _: usize) {
+        panel.iter_mut().for_each(|it| *it = -*it);
     }
 }
 impl Operand for f64 {
-    fn negated(self) -> Self {
-        -self
+    fn negate(panel: &mut [Self], _: usize) {
+        panel.iter_mut().for_each(|it| *it = -*it);
     }
 }
 impl Operand for Pair {
-    fn negated(self) -> Self {
-        Self(self.0 ^ 0x8000_8000)
+    fn negate(panel: &mut [Self], _: usize) {
+        panel.iter_mut().for_each(|it| it.0 ^= 0x8000_8000);
+    }
+}
+impl Operand for Codes {
+    fn negate(panel: &mut [Self], lanes: usize) {
+        for run in panel.chunks_mut(block_float::RUN_STEPS * lanes) {
+            let scales = run.len() - lanes;
+            run[scales..].iter_mut().for_each(|it| it.0 ^= 0x8000_0000);
+        }
     }
 }
 
@@ -323,7 +362,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
             let pack = |((start, lanes), to): PanelTo<'_, T>| {
                 S::pack(self.profile, Strip::of_rows(a, (self.rows.0 + start, lanes), k), lanes, to);
                 if negate {
-                    to.iter_mut().for_each(|x| *x = x.negated());
+                    T::negate(to, lanes);
                 }
             };
             self.each(self.panels_of_a(to), pack);

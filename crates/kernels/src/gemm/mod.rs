@@ -4,6 +4,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod block_float;
 pub(crate) mod driver;
 pub mod int8;
 pub(crate) mod pack;
@@ -16,10 +17,10 @@ pub(crate) mod tile;
 use rayon::prelude::*;
 
 use crate::error::{check_extent, check_len};
-use crate::{Element, Mat, MatMut, Profile, Result};
+use crate::{Element, Mat, MatMut, Profile, Result, bf16};
 use driver::Update;
 use packed::Packed;
-pub use panels::{PANEL_COLS, Panels};
+pub use panels::{BlockPanels, PANEL_COLS, Panels};
 
 /// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;
@@ -32,7 +33,12 @@ const HELD: (usize, usize) = (2048, 1024);
 /// Each element is the sum, in rising order, of one partial sum per [`PANEL`] of K; within a panel products are added in
 /// rising order of k to an f32 that starts at zero, fused (portable: rounded twice).
 /// Under [`Isa::Avx512Bf16`](crate::Isa::Avx512Bf16) two bf16 operands are multiplied by `vdpbf16ps` (pairs of k, odd one first,
-/// denormals taken for zero and flushed) over panels of twice the length; all other bf16 and f16 operands are widened to f32.
+/// denormals taken for zero and flushed) over panels of twice the length, and under
+/// [`Isa::Avx512Vnni`](crate::Isa::Avx512Vnni) in block floating point: 128 neighbouring k of a row or column share a power of two
+/// and have codes of 12 bits and a sign, whose sum of products is exact. Numbers of at least a sixteenth of the largest of the 128
+/// are exact too, the others are off by at most 2^-12 of it: a sixteenth of what it may have lost when it became a bf16. A run
+/// whose largest number is below 2^-115 counts as zero, one with a number that is not finite as NaN.
+/// All other bf16 and f16 operands are widened to f32.
 /// The bias is added last, then the sum is rounded to the type of `y`.
 /// A row of `y` depends on that row of `a`, on `b` and on K alone.
 /// Beside its arguments a call takes at most 16 MiB, and 4 MiB for each thread up to the fourth.
@@ -53,7 +59,7 @@ pub fn matmul<I: Element, O: Element>(
 }
 
 /// [`matmul`] with columns `cols` (first, number) of a right operand that is laid out; of the same bits as with that operand in the
-/// type of `a`. The first column is a multiple of [`PANEL_COLS`].
+/// type of `a`, other than two of bf16 under a profile that has [`BlockPanels`]. The first column is a multiple of [`PANEL_COLS`].
 pub fn matmul_laid_out<I: Element, W: Element, O: Element>(
     profile: Profile,
     a: Mat<'_, I>,
@@ -62,16 +68,40 @@ pub fn matmul_laid_out<I: Element, W: Element, O: Element>(
     bias: Option<&[f32]>,
     y: MatMut<'_, O>,
 ) -> Result<()> {
-    check_extent("gemm: rows of b", b.rows(), a.cols())?;
     check_extent("gemm: columns of a panel of b", b.width(), driver::panel_width(profile))?;
+    check_part([a.cols(), b.rows()], cols, b.cols())?;
     let (first, n_cols) = cols;
-    check_extent("gemm: first column of b", first % PANEL_COLS, 0)?;
-    check_extent("gemm: last column of b", first.saturating_add(n_cols).max(b.cols()), b.cols())?;
     let multiply = |(row, rows), (col, cols), y: MatMut<'_, f32>| {
         let (a, b) = (a.sub(row, rows, 0, a.cols()), b.part(first + col, cols));
         driver::multiply_laid_out(profile, a, b, y, Update::STORE);
     };
     product(profile, [a.rows(), n_cols], bias, y, multiply)
+}
+
+/// [`matmul_laid_out`] in block floating point.
+pub fn matmul_blocks<O: Element>(
+    profile: Profile,
+    a: Mat<'_, bf16>,
+    b: &BlockPanels,
+    cols: (usize, usize),
+    bias: Option<&[f32]>,
+    y: MatMut<'_, O>,
+) -> Result<()> {
+    let width = block_float::tile(profile).map_or(0, |it| it.width);
+    check_extent("gemm: columns of a panel of b", b.width(), width)?;
+    check_part([a.cols(), b.rows()], cols, b.cols())?;
+    let (first, n_cols) = cols;
+    let multiply = |(row, rows), (col, cols), y: MatMut<'_, f32>| {
+        let (a, b) = (a.sub(row, rows, 0, a.cols()), b.part(first + col, cols));
+        driver::multiply_codes(profile, a, b, y, Update::STORE);
+    };
+    product(profile, [a.rows(), n_cols], bias, y, multiply)
+}
+
+fn check_part([depth, rows]: [usize; 2], (first, n_cols): (usize, usize), cols: usize) -> Result<()> {
+    check_extent("gemm: rows of b", rows, depth)?;
+    check_extent("gemm: first column of b", first % PANEL_COLS, 0)?;
+    check_extent("gemm: last column of b", first.saturating_add(n_cols).max(cols), cols)
 }
 
 /// Fills `y` (M, O) with f32 products of blocks of rows and columns, the bias added; columns of a block begin at a multiple of

@@ -1,5 +1,6 @@
 //! Operands in the order in which tiles read them: for each k, the rows (of a) or columns (of b) of one panel together.
 
+pub(crate) mod block_float;
 mod int8;
 
 use super::tile::Pair;
@@ -182,7 +183,7 @@ pub(crate) fn plain<S: Copy>(strip: Strip<'_, S>, width: usize, to: &mut [S]) {
 /// The words behind a slice of four-byte elements.
 fn bytes_of<T>(to: &mut [T]) -> &mut [u32] {
     const { assert!(size_of::<T>() == 4 && align_of::<T>() == 4) };
-    // SAFETY: T is f32 or Pair here: four bytes, aligned as u32, any bits valid.
+    // SAFETY: T is f32 or words here: four bytes, aligned as u32, any bits valid.
     unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) }
 }
 

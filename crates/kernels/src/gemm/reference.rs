@@ -1,6 +1,6 @@
 //! Matrix products in plain loops.
 
-use super::PANEL;
+use super::{PANEL, block_float};
 use crate::element::Kind;
 use crate::{Element, Isa, Mat, MatMut, Profile};
 
@@ -25,13 +25,35 @@ pub fn matmul<I: Element, O: Element>(
 
 /// Sum of `pair(k).0 * pair(k).1` over k in the order that [`super::matmul`] states.
 fn dot(profile: Profile, kind: Kind, len: usize, pair: impl Fn(usize) -> (f32, f32)) -> f32 {
-    let panel = if by_pairs(profile, kind) { 2 * PANEL } else { PANEL };
-    let mut total = 0.0f32;
-    for start in (0..len).step_by(panel) {
-        let partial = dot_panel(profile, kind, panel.min(len - start), |k| pair(start + k));
-        total = if start == 0 { partial } else { total + partial };
+    let mut total = None;
+    for start in (0..len).step_by(panel(profile, kind)) {
+        total = Some(add_panel(profile, kind, panel(profile, kind).min(len - start), |k| pair(start + k), total));
     }
-    total
+    total.unwrap_or(0.0)
+}
+
+/// Elements of k whose sum starts anew.
+pub(crate) fn panel(profile: Profile, kind: Kind) -> usize {
+    match () {
+        () if by_pairs(profile, kind) => 2 * PANEL,
+        () if by_codes(profile, kind) => block_float::RUN,
+        () => PANEL,
+    }
+}
+
+/// One partial sum, and what was there before it.
+pub(crate) fn add_panel(
+    profile: Profile,
+    kind: Kind,
+    len: usize,
+    pair: impl Fn(usize) -> (f32, f32),
+    before: Option<f32>,
+) -> f32 {
+    if by_codes(profile, kind) {
+        return block_float::reference::add_run(len, pair, before.unwrap_or(0.0));
+    }
+    let partial = dot_panel(profile, kind, len, pair);
+    before.map_or(partial, |before| before + partial)
 }
 
 /// One partial sum: a chain over k in rising order, from zero.
@@ -53,8 +75,13 @@ pub(crate) fn dot_panel(profile: Profile, kind: Kind, len: usize, pair: impl Fn(
 }
 
 /// Whether products are taken by `vdpbf16ps`.
-pub(crate) fn by_pairs(profile: Profile, kind: Kind) -> bool {
+fn by_pairs(profile: Profile, kind: Kind) -> bool {
     profile.isa() == Isa::Avx512Bf16 && kind == Kind::Bf16
+}
+
+/// Whether runs of k share powers of two.
+fn by_codes(profile: Profile, kind: Kind) -> bool {
+    profile.isa() == Isa::Avx512Vnni && kind == Kind::Bf16
 }
 
 /// x * w + sum, rounded once, or twice under the portable profile.

@@ -40,7 +40,7 @@ pub(crate) fn f32_tile(profile: Profile) -> Tile<f32, f32> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::avx2::F32,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => super::avx512::F32,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni => super::avx512::F32,
         #[cfg(not(target_arch = "x86_64"))]
         _ => super::portable::F32,
     }
@@ -53,7 +53,7 @@ pub(crate) fn f64_tile(profile: Profile) -> Tile<f64, f64> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::avx2::F64,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => super::avx512::F64,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni => super::avx512::F64,
         #[cfg(not(target_arch = "x86_64"))]
         _ => super::portable::F64,
     }

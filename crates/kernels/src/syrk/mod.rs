@@ -16,7 +16,7 @@ pub const PANEL_TOKENS: usize = 2 * crate::gemm::PANEL;
 pub fn accumulate<I: Element>(profile: Profile, x: Mat<'_, I>, h: &mut [f32]) -> Result<()> {
     check_len("syrk: h", h.len(), &[x.cols(), x.cols()])?;
     let update = Update { write: Write::Add, region: Region::Upper, negate: false };
-    I::multiply(profile, x.transposed(), x, MatMut::new(h, x.cols(), x.cols())?, update);
+    I::multiply_by_itself(profile, x, MatMut::new(h, x.cols(), x.cols())?, update);
     Ok(())
 }
 

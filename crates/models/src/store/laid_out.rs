@@ -8,16 +8,17 @@ use super::{Held, ParameterId, Store};
 use crate::error::{Error, Result};
 
 impl Store {
-    /// The weight of a linear layer in the order in which it is multiplied: one that is held or was set, where memory has no limit.
+    /// The weight of a linear layer in the order in which inputs of a type are multiplied with it: one that is held or was set, where
+    /// memory has no limit; none where it is laid out for another type.
     /// Numbers that are narrower on disk than those computed with stay so.
     ///
     /// # Errors
     /// As [`Store::get`].
-    pub fn laid_out(&self, engine: &Engine, id: ParameterId) -> Result<Option<Arc<LaidOut>>> {
+    pub fn laid_out(&self, engine: &Engine, id: ParameterId, inputs: DType) -> Result<Option<Arc<LaidOut>>> {
         {
             let slot = &self.lock()[id.0];
-            if slot.laid_out.is_some() {
-                return Ok(slot.laid_out.clone());
+            if let Some(laid_out) = &slot.laid_out {
+                return Ok(Some(laid_out).filter(|it| it.inputs() == inputs).cloned());
             }
             if engine.budget.limit_bytes().is_some() || slot.holders == 0 && slot.changed.is_none() {
                 return Ok(None);
@@ -33,7 +34,7 @@ impl Store {
                 if is_narrower { original } else { self.converted(engine, id, original).map_err(placed)? }
             }
         };
-        let Some(laid_out) = LaidOut::new(engine, &tensor).map_err(|error| placed(error.into()))? else {
+        let Some(laid_out) = LaidOut::new(engine, &tensor, inputs).map_err(|error| placed(error.into()))? else {
             return Ok(None);
         };
         let laid_out = Arc::new(laid_out);

@@ -8,15 +8,15 @@ use crate::{Mat, MatMut, Profile};
 impl Sum for i32 {}
 
 impl Operand for Words {
-    fn negated(self) -> Self {
+    fn negate(panel: &mut [Self], _: usize) {
         let negated = |half: u32| u32::from((half as u16).wrapping_neg());
-        Self(negated(self.0) | negated(self.0 >> 16) << 16)
+        panel.iter_mut().for_each(|it| *it = Self(negated(it.0) | negated(it.0 >> 16) << 16));
     }
 }
 
 impl Operand for Bytes {
-    fn negated(self) -> Self {
-        Self(u32::from_le_bytes(self.0.to_le_bytes().map(u8::wrapping_neg)))
+    fn negate(panel: &mut [Self], _: usize) {
+        panel.iter_mut().for_each(|it| *it = Self(u32::from_le_bytes(it.0.to_le_bytes().map(u8::wrapping_neg))));
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) fn words(profile: Profile) -> Tile<Words, i32> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => NARROW,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => WIDE,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni => WIDE,
         #[cfg(not(target_arch = "x86_64"))]
         _ => PLAIN,
     }
@@ -26,7 +26,7 @@ pub(super) fn words(profile: Profile) -> Tile<Words, i32> {
 pub(super) fn bytes(profile: Profile) -> Option<Tile<Bytes, i32>> {
     match profile.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => Some(DOTS),
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni if is_x86_feature_detected!("avx512vnni") => Some(DOTS),
         _ => None,
     }
 }
