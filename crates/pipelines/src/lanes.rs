@@ -10,7 +10,7 @@ use rayon::ThreadPool;
 use crate::error::{ErrorKind, Result};
 
 /// Windows that wait for each thread, so that none is idle long where windows differ in length.
-const WAITING: usize = 2;
+const WAITING: usize = 4;
 
 /// One thread, or several of which each computes alone: nothing is handed from core to core within a window.
 ///

@@ -183,6 +183,23 @@ fn products_of_codes_are_those_of_the_numbers_that_they_stand_for() {
     run(&["eval", &text(&source), "--data", &data, "--product", "int8"]).expect(2).says(&["--product", "W8A8"]);
 }
 
+/// Codes of 12 bits beside those of bf16's eight.
+const BLOCKS_AGAINST_NUMBERS: f64 = 1e-3;
+
+#[test]
+fn products_in_blocks_are_near_those_of_numbers_and_f32_has_none() {
+    let (model, data) = (text(&fixture("tiny-llama")), text(&fixture("eval.jsonl")));
+    let judge = |dtype: &str, product: &str| {
+        let arguments =
+            ["eval", &model, "--data", &data, "--seq-len", "256", "--max-samples", "16", "--format", "json"];
+        let told = run(&[&arguments[..], &["--dtype", dtype, "--product", product]].concat()).expect(0).json();
+        told["perplexity"].as_f64().unwrap()
+    };
+    let (numbers, blocks) = (judge("bf16", "numbers"), judge("bf16", "blocks"));
+    assert!((numbers / blocks - 1.0).abs() < BLOCKS_AGAINST_NUMBERS, "{numbers} {blocks}");
+    assert_eq!(judge("f32", "numbers"), judge("f32", "blocks"));
+}
+
 fn f32_values(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect()
 }

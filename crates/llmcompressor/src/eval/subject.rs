@@ -36,10 +36,11 @@ impl Subject {
         let given: Arc<dyn models::Weights> = Arc::<DenseWeights>::clone(&weights);
         let model = Model::build(&config, given, ModelOptions { dtype: compute.dtype(), tied: Tied::Shared })?;
         let engine = Engine::new(budget.clone());
+        let engine = if product == Product::Blocks { engine } else { engine.exact() };
         let hooks = Hooks::new();
         let stored = (weights.source(), weights.catalog());
         let integers = match product {
-            Product::Numbers => Integers::default(),
+            Product::Numbers | Product::Blocks => Integers::default(),
             Product::Int8 => Integers::find(&model, stored.0, stored.1)?,
         };
         let mut quantizers = quantize_activations(&hooks, &engine.budget, &model, stored, &integers)?;
