@@ -161,6 +161,9 @@ pub struct Sample<'a> {
     pub edge: Option<usize>,
     /// The value.
     pub value: &'a dyn Activation,
+    /// The value in a run in which nothing has been changed, for whom [`hears_unchanged`](crate::Modifier::hears_unchanged).
+    /// `None` where nothing has been changed yet, and where other tokens came by.
+    pub unchanged: Option<&'a dyn Activation>,
     /// Which rows count, where a loss mask is in force.
     pub mask: Option<&'a [bool]>,
 }

@@ -116,6 +116,11 @@ pub trait Modifier: Send {
         Ok(Vec::new())
     }
 
+    /// Whether it is to hear beside each value that of a run in which nothing has been changed.
+    fn hears_unchanged(&self) -> bool {
+        false
+    }
+
     /// Names of the modules that it runs again at the end of a wave, so that their inputs must be kept.
     ///
     /// # Errors

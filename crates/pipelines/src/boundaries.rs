@@ -40,6 +40,20 @@ impl Boundaries {
         Self { batches, spill, in_memory_bytes: 0 }
     }
 
+    /// The same values once more, of which each of both keeps half as many in memory.
+    pub(crate) fn twin(&mut self, budget: &Budget) -> Result<Self> {
+        if let Some(spill) = &mut self.spill {
+            spill.limit_bytes /= 2;
+        }
+        let mut twin = Self::new(self.batches.len(), self.spill.clone());
+        for (idx, batch) in self.batches.iter().enumerate() {
+            let load = |(name, value): (&String, &Value)| Ok((name.clone(), value.load(budget)?));
+            let values = batch.iter().map(load).collect::<Result<_>>()?;
+            twin.update(idx, &IndexSet::new(), values, budget)?;
+        }
+        Ok(twin)
+    }
+
     /// The values of a batch that have one of these names.
     pub(crate) fn fetch(
         &self,

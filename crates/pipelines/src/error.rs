@@ -29,6 +29,15 @@ pub enum ErrorKind {
         /// Index of the batch.
         batch: usize,
     },
+    /// A modifier that hears what is unchanged behind one that changes it.
+    #[error(
+        "{modifier} is to hear layers as they were, behind a modifier that has changed them, expected it to be the first \
+         of the recipe"
+    )]
+    Unchanged {
+        /// Its type.
+        modifier: String,
+    },
     /// A system that gives no threads.
     #[error("no threads to compute on: {0}, expected the system to grant them (see `ulimit -u`)")]
     Threads(rayon::ThreadPoolBuildError),

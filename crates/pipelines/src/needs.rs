@@ -61,6 +61,7 @@ impl Sequential {
     pub fn needs(&self, lifecycle: &CompressionLifecycle, batch_tokens: u64, all_tokens: u64) -> Result<Needs> {
         let declared = declared(lifecycle, &self.model)?;
         let waves = Waves::of(&self.model, &declared, self.partition, TraceInputs::Ids)?;
+        self.check_unchanged(lifecycle, &declared, waves.kind)?;
         let one = |wave: &Wave| {
             let mut needs = modifier_needs(&self.model, wave, &declared);
             let width = width_of(&self.model);
@@ -77,6 +78,8 @@ impl Sequential {
             let kept = declared.iter().flat_map(|it| &it.reruns).filter(|it| wave.ids.contains(it)).count() as u64;
             let hidden = hidden_of(&self.model);
             let live = (2 * channels + 8 * hidden) * self.window.max(1) as u64;
+            // What is heard of both streams is in memory together.
+            let live = if declared.iter().any(|it| it.hears_unchanged) { 2 * live } else { live };
             let kept = if waves.kind == WaveKind::Layers { kept * hidden * all_tokens } else { 0 };
             needs.engine_bytes = width * (parameters + live * batch_tokens + kept);
             needs
@@ -110,10 +113,11 @@ fn modifier_needs(model: &Model, wave: &Wave, declared: &[Declared]) -> WaveNeed
     let mut inputs: BTreeMap<(Option<ModuleId>, u64), u64> = BTreeMap::new();
     let mut written: BTreeSet<ModuleId> = BTreeSet::new();
     for it in declared {
+        let bytes = if it.hears_unchanged { 2 * MOMENT_BYTES } else { MOMENT_BYTES };
         for (module, _) in it.taps.iter().filter(|it| it.1 == TapPoint::Input && wave.ids.contains(&it.0)) {
             if let Some(linear) = model.linear(*module) {
                 let cols = model.store().info(linear.weight).shape.last().copied().unwrap_or(0) as u64;
-                inputs.insert((model.tree().parent(*module), cols), cols * cols * MOMENT_BYTES);
+                inputs.insert((model.tree().parent(*module), cols), cols * cols * bytes);
             }
         }
         written.extend(it.writes.iter().filter(|it| wave.ids.contains(it)));

@@ -78,6 +78,8 @@ pub(crate) struct Course<'a> {
     /// The first wave that is not committed yet.
     pub(crate) resume_at: usize,
     boundaries: Boundaries,
+    /// What flows where nothing has been changed, if somebody hears it.
+    unchanged: Option<Boundaries>,
     shapes: Vec<Vec<usize>>,
     lanes: Lanes,
     pub(crate) times: Times,
@@ -111,6 +113,9 @@ impl Sequential {
         committer: &mut C,
     ) -> Result<Times, C::Error> {
         let mut course = self.begin(lifecycle, batches, committer)?;
+        if course.declared.iter().any(|it| it.hears_unchanged) {
+            course.unchanged = Some(course.boundaries.twin(&self.engine.budget)?);
+        }
         let mut snapshot = None;
         for wave in std::mem::take(&mut course.waves) {
             let is_last = course.last.is_none_or(|it| wave.index >= it);
@@ -122,6 +127,9 @@ impl Sequential {
             let held = self.model.hold(subgraph).map_err(Error::from)?;
             let sees_change = course.declared.iter().all(|it| it.propagates);
             if wave.index < course.resume_at {
+                if !is_last {
+                    self.propagate_unchanged(subgraph, &mut course, committer)?;
+                }
                 if !sees_change && !is_last {
                     self.propagate(subgraph, &mut course, committer)?;
                 }
@@ -163,6 +171,7 @@ impl Sequential {
         lifecycle.signal(Signal::CalibrationStart)?;
         let declared = declared(lifecycle, &self.model)?;
         let Waves { kind, waves } = Waves::of(&self.model, &declared, self.partition, inputs)?;
+        self.check_unchanged(lifecycle, &declared, kind)?;
         let is_tapped = |wave: &Wave| declared.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0));
         let last = waves.iter().rposition(|it| committer.concerns(it) || is_tapped(it));
         let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
@@ -178,7 +187,32 @@ impl Sequential {
         let is_single = self.engine.budget.limit_bytes().is_some();
         let lanes = Lanes::new(if is_single { 1 } else { rayon::current_num_threads() })?;
         let times = Times::default();
-        Ok(Course { declared, kind, waves, last, resume_at, boundaries, shapes, lanes, times, lifecycle })
+        Ok(Course {
+            declared,
+            kind,
+            waves,
+            last,
+            resume_at,
+            boundaries,
+            unchanged: None,
+            shapes,
+            lanes,
+            times,
+            lifecycle,
+        })
+    }
+
+    /// Refuses a modifier that is to hear layers as they were after another has changed them.
+    pub(crate) fn check_unchanged(
+        &self,
+        lifecycle: &CompressionLifecycle,
+        declared: &[Declared],
+        kind: WaveKind,
+    ) -> Result<()> {
+        let is_own = kind == WaveKind::Layers && self.passes == Passes::Own;
+        let late = hearing(lifecycle).into_iter().skip(1).find(|it| is_own && declared[*it].hears_unchanged);
+        let name = |idx: usize| lifecycle.modifiers()[idx].modifier().type_name().to_owned();
+        late.map_or(Ok(()), |it| Err(ErrorKind::Unchanged { modifier: name(it) }.into()))
     }
 
     /// Lets modifiers hear a wave and change it; gives what they say of it.
@@ -197,10 +231,14 @@ impl Sequential {
         };
         let mut data = Vec::new();
         let mut propagated = sees_change;
-        for modifiers in passes {
+        let is_last = course.last.is_none_or(|it| wave.index >= it);
+        for (pass, modifiers) in passes.into_iter().enumerate() {
             let begin = Instant::now();
             self.listen(wave, subgraph, course, &modifiers, committer)?;
             course.times.listen += begin.elapsed();
+            if pass == 0 && !is_last {
+                self.propagate_unchanged(subgraph, course, committer)?;
+            }
             if !std::mem::replace(&mut propagated, true) {
                 // Later waves see the wave as it was before the first change.
                 self.propagate(subgraph, course, committer)?;
@@ -232,6 +270,7 @@ impl Sequential {
         let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
         let extent = extent_for(&self.model, course.kind, subgraph, &heard);
         let is_rerun = !reruns.is_empty();
+        let hears_unchanged = chosen.iter().any(|it| it.hears_unchanged);
         let listeners: Vec<Listener> =
             (0..course.lanes.group()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
         // Only one modifier is to hear a pass of its own.
@@ -242,18 +281,27 @@ impl Sequential {
         let joints = if is_rerun { None } else { Joints::of(subgraph) };
         for group in groups(&self.windows(course, joints.as_ref()), listeners.len()) {
             committer.check()?;
-            let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
-            let hear = |(listener, mut values): (&Listener, HashMap<String, Tensor>)| {
+            let inputs = self.inputs_of(subgraph, &course.boundaries, group, joints.as_ref())?;
+            let unchanged = course.unchanged.as_ref().filter(|_| hears_unchanged);
+            let unchanged = unchanged
+                .map(|it| self.inputs_of(subgraph, it, group, joints.as_ref()))
+                .transpose()?
+                .unwrap_or_default();
+            let inputs = inputs.into_iter().zip(unchanged.into_iter().map(Some).chain(std::iter::repeat_with(|| None)));
+            let hear = |(listener, (values, unchanged)): (&Listener, (HashMap<String, Tensor>, Option<_>))| {
                 let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
-                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent)?;
-                listener.take(&self.engine.budget)
+                let hear = |mut values: HashMap<String, Tensor>| {
+                    self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent)?;
+                    listener.take(&self.engine.budget)
+                };
+                Ok::<_, Error>((hear(values)?, unchanged.map(hear).transpose()?))
             };
             let heard = course.lanes.each(listeners.iter().zip(inputs).collect(), hear)?;
-            for ((listener, heard), window) in listeners.iter().zip(heard).zip(group) {
+            for ((listener, (heard, unchanged)), window) in listeners.iter().zip(heard).zip(group) {
                 course.lifecycle.state.current_batch_idx = Some(window.start);
                 let outer = course.lifecycle.focus();
                 course.lifecycle.set_focus(focus.or(outer));
-                let handed = listener.hand_over(heard, course.lifecycle, &names, window.clone());
+                let handed = listener.hand_over(heard, unchanged, course.lifecycle, &names, window.clone());
                 course.lifecycle.set_focus(outer);
                 if let Err(error) = handed {
                     return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
@@ -270,6 +318,27 @@ impl Sequential {
         course: &mut Course<'_>,
         committer: &C,
     ) -> Result<(), C::Error> {
+        self.flow(subgraph, course, committer, |it| Some(&mut it.boundaries))
+    }
+
+    /// Runs a subgraph as it was before any change over what flows where nothing has been changed.
+    fn propagate_unchanged<C: Committer>(
+        &self,
+        subgraph: &Subgraph,
+        course: &mut Course<'_>,
+        committer: &C,
+    ) -> Result<(), C::Error> {
+        self.flow(subgraph, course, committer, |it| it.unchanged.as_mut())
+    }
+
+    /// Runs a subgraph over all batches of one stream, where there is one.
+    fn flow<C: Committer>(
+        &self,
+        subgraph: &Subgraph,
+        course: &mut Course<'_>,
+        committer: &C,
+        stream: for<'a> fn(&'a mut Course<'_>) -> Option<&'a mut Boundaries>,
+    ) -> Result<(), C::Error> {
         let begin = Instant::now();
         // Rows that experts have been handed and that the next wave hears are those that modifiers are to see.
         let routing = if gives_routed_rows(subgraph) { self.routing } else { Routing::Chosen };
@@ -278,7 +347,8 @@ impl Sequential {
         let joints = Joints::of(subgraph);
         for group in groups(&self.windows(course, joints.as_ref()), course.lanes.group()) {
             committer.check()?;
-            let inputs = self.inputs_of(subgraph, course, group, joints.as_ref())?;
+            let Some(boundaries) = stream(course) else { return Ok(()) };
+            let inputs = self.inputs_of(subgraph, boundaries, group, joints.as_ref())?;
             let run = |mut values: HashMap<String, Tensor>| {
                 let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
                 let judge = |(name, value): (String, Tensor)| {
@@ -301,7 +371,9 @@ impl Sequential {
                     }
                 }
                 for (batch, carried) in window.clone().zip(carried) {
-                    course.boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+                    if let Some(boundaries) = stream(course) {
+                        boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
+                    }
                 }
             }
         }
@@ -323,7 +395,7 @@ impl Sequential {
         let hooks = Hooks::new();
         let watch = NonFiniteWatch::new(&self.model, &hooks, &engine.budget);
         let run = Run { engine, hooks: Some(&hooks) };
-        let mut values = self.inputs(subgraph, course, window, joints)?;
+        let mut values = self.inputs(subgraph, &course.boundaries, window, joints)?;
         self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
         let module = watch.first().unwrap_or_else(|| module.clone());
         Ok(ErrorKind::NotFinite { module, batch: *batch }.into())
@@ -338,25 +410,25 @@ impl Sequential {
     fn inputs_of(
         &self,
         subgraph: &Subgraph,
-        course: &Course<'_>,
+        boundaries: &Boundaries,
         group: &[Range<usize>],
         joints: Option<&Joints>,
     ) -> Result<Vec<HashMap<String, Tensor>>> {
-        group.iter().map(|window| self.inputs(subgraph, course, window, joints)).collect()
+        group.iter().map(|window| self.inputs(subgraph, boundaries, window, joints)).collect()
     }
 
     /// What a subgraph takes, of the batches of a window.
     fn inputs(
         &self,
         subgraph: &Subgraph,
-        course: &Course<'_>,
+        boundaries: &Boundaries,
         window: &Range<usize>,
         joints: Option<&Joints>,
     ) -> Result<HashMap<String, Tensor>> {
         let budget = &self.engine.budget;
         let mut batches = Vec::with_capacity(window.len());
         for batch in window.clone() {
-            batches.push(course.boundaries.fetch(batch, &subgraph.input_names, budget)?);
+            batches.push(boundaries.fetch(batch, &subgraph.input_names, budget)?);
         }
         let mut values = HashMap::new();
         for name in &subgraph.input_names {

@@ -75,6 +75,8 @@ pub(crate) struct Declared {
     pub(crate) writes: BTreeSet<ModuleId>,
     /// What it runs again.
     pub(crate) reruns: BTreeSet<ModuleId>,
+    /// Whether it hears beside each value that of a run in which nothing has been changed.
+    pub(crate) hears_unchanged: bool,
     /// Whether it needs whole layers.
     pub(crate) needs_layers: bool,
     /// Whether later waves see its changes.
@@ -93,6 +95,7 @@ impl Declared {
                 .collect(),
             writes: modifier.writes(store)?.iter().filter_map(find).collect(),
             reruns: modifier.reruns(store)?.iter().filter_map(find).collect(),
+            hears_unchanged: modifier.hears_unchanged(),
             needs_layers: modifier.wave() == lifecycle::Wave::Layer,
             propagates: modifier.propagates_error(),
         })

@@ -84,6 +84,18 @@ pub(crate) const RECIPES: [Recipe; 4] = [
     },
 ];
 
+/// Beside each value, modifiers hear that of a run in which nothing has been changed.
+const CORRECTED: Recipe = Recipe {
+    name: "corrected_w4a16",
+    needs_data: true,
+    modifiers: |model| {
+        let mut fields = groups(json!(model.group), true, &["lm_head"]);
+        fields["input_correction"] = json!(0.5);
+        fields["refine_rounds"] = json!(2);
+        json!({"GPTQModifier": fields})
+    },
+};
+
 pub(crate) const PARTITIONS: [&str; 2] = ["before_targets", "compat"];
 
 /// Pipelines beside those that modifiers ask for.
@@ -205,6 +217,9 @@ fn for_each_cell(mut check: impl FnMut(&Model, &Recipe, &Cell)) {
             }
         }
     }
+    for (model, partition) in [(&MODELS[0], PARTITIONS[0]), (&MODELS[0], PARTITIONS[1]), (&MODELS[1], PARTITIONS[0])] {
+        check(model, &CORRECTED, &Cell::new(model, &CORRECTED, partition));
+    }
     // Two modifiers each, of which the second needs data in one recipe and none in the other.
     for recipe in &RECIPES[1..3] {
         for pipeline in PIPELINES {
@@ -284,6 +299,43 @@ fn weights_by(recipe: &Recipe, partition: &'static str, pipeline: Option<&'stati
     let cell = Cell { pipeline, ..Cell::new(&MODELS[0], recipe, partition) };
     cell.run(&cell.out("out"), "").expect(0);
     read_tensors(&cell.out("out")).into_iter().map(|(name, it)| (name, it.2)).collect()
+}
+
+#[test]
+fn a_correction_changes_what_lies_behind_a_change_and_is_refused_behind_one_in_the_same_layer() {
+    let (gptq, corrected) = (&RECIPES[0], &CORRECTED);
+    let (first, last) = ("model.layers.0.self_attn.q_proj.weight_scale", "model.layers.1.mlp.down_proj.weight_packed");
+    let plain = Recipe {
+        modifiers: |model| {
+            let mut fields = (CORRECTED.modifiers)(model);
+            fields["GPTQModifier"]["input_correction"] = json!(0.0);
+            fields
+        },
+        ..CORRECTED
+    };
+    for partition in PARTITIONS {
+        let (plain, corrected) = (weights_by(&plain, partition, None), weights_by(corrected, partition, None));
+        assert!(plain[first] == corrected[first] && plain[last] != corrected[last], "{partition}");
+    }
+    // Where the whole model is heard as it was, there is nothing to correct.
+    assert!(weights_by(&plain, "compat", Some("basic")) == weights_by(corrected, "compat", Some("basic")));
+    let refused = |modifiers, partition, code, says: &[&str]| {
+        let cell = Cell::new(&MODELS[0], &Recipe { modifiers, ..*gptq }, partition);
+        let out = cell.out("out");
+        cell.run(&out, "").expect(code).says(says);
+        assert!(!out.exists());
+    };
+    let behind = |model: &Model| {
+        let corrected = (CORRECTED.modifiers)(model);
+        json!({"SmoothQuantModifier": {}, "GPTQModifier": corrected["GPTQModifier"]})
+    };
+    refused(behind, "compat", 65, &["GPTQModifier", "the first of the recipe"]);
+    let too_much = |model: &Model| {
+        let mut fields = (CORRECTED.modifiers)(model);
+        fields["GPTQModifier"]["input_correction"] = json!(1.5);
+        fields
+    };
+    refused(too_much, "before_targets", 65, &["input_correction", "1.5", "from 0 to 1"]);
 }
 
 #[test]
@@ -575,7 +627,8 @@ fn a_scheme_alone_is_a_recipe_that_gives_the_same_bytes_again() {
         };
         let printed = run("--scheme", Path::new(scheme), &first, "1");
         let recipe = fs::read_to_string(first.join("recipe.yaml")).unwrap();
-        for text in modifiers.iter().chain(&["scale_search", "refine_rounds"]) {
+        let corrected = (scheme == "W4A16").then_some(&"input_correction");
+        for text in modifiers.iter().chain(&["scale_search", "refine_rounds"]).chain(corrected) {
             assert!(recipe.contains(text) && printed.contains(text), "{text}: {printed}");
         }
         let report: Value = serde_json::from_slice(&fs::read(first.join("report.json")).unwrap()).unwrap();
@@ -590,6 +643,7 @@ fn a_scheme_alone_is_a_recipe_that_gives_the_same_bytes_again() {
         cell.run(&plain, "").expect(0);
         let plain = fs::read_to_string(plain.join("recipe.yaml")).unwrap();
         assert!(!plain.contains("scale_search") && !plain.contains("refine_rounds"), "{plain}");
+        assert!(!plain.contains("input_correction"), "{plain}");
         run("--recipe", &first.join("recipe.yaml"), &again, "3");
         assert_same_contents(&first, &again);
         assert_eq!(verify(&first, &cell.source)["faults"], json!([]));

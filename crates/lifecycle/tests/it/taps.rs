@@ -101,7 +101,7 @@ fn run(session: &mut CompressionSession, batch_idx: usize, view: &HookView<'_>) 
     for name in names {
         let tap = Tap::new(name, TapPoint::Input);
         if sink.wants(&tap, view) {
-            let sample = Sample { batch_idx, call_idx: 0, edge: None, value: &value, mask: None };
+            let sample = Sample { batch_idx, call_idx: 0, edge: None, value: &value, unchanged: None, mask: None };
             assert!(sample.value.downcast_ref::<compressed_tensors::Array>().is_some());
             sink.feed(&tap, &sample, view)?;
         }

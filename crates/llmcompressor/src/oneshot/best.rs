@@ -7,13 +7,20 @@ use serde_json::{Value, json};
 /// Rounds after which codes and scales hardly move any more.
 const REFINE_ROUNDS: u32 = 8;
 
+/// How much of what earlier layers have done a layer makes up for; all of it is little better, and worse on other text.
+const INPUT_CORRECTION: f64 = 0.5;
+
+/// Codes of as many bits hardly move the inputs of later layers.
+const UNCORRECTED_BITS: i64 = 8;
+
 /// How much of the outliers of activations goes into weights.
 const SMOOTHING_STRENGTH: f64 = 0.8;
 
 /// The recipe for a preset, for a model of this class.
 ///
-/// Integer weights are swept by GPTQ over searched scales and refined, where there is data; integer activations are smoothed
-/// before, where the mappings of the class are known. All else is rounded to nearest.
+/// Integer weights are swept by GPTQ over searched scales and refined, where there is data, those of few bits towards what the
+/// dense model puts out; integer activations are smoothed before, where the mappings of the class are known. All else is rounded
+/// to nearest.
 pub(super) fn best_recipe(scheme: &str, class: &str, has_data: bool) -> String {
     let found = preset(scheme, Vec::new()).ok();
     let is_swept = has_data && found.as_ref().is_some_and(has_integer_weights);
@@ -26,6 +33,9 @@ pub(super) fn best_recipe(scheme: &str, class: &str, has_data: bool) -> String {
     if let (true, Value::Object(fields)) = (is_swept, &mut fields) {
         fields.insert("scale_search".to_owned(), json!("moments"));
         fields.insert("refine_rounds".to_owned(), json!(REFINE_ROUNDS));
+        if !is_smoothed && found.as_ref().is_some_and(has_few_bits) {
+            fields.insert("input_correction".to_owned(), json!(INPUT_CORRECTION));
+        }
     }
     modifiers.insert(if is_swept { "GPTQModifier" } else { "QuantizationModifier" }.to_owned(), fields);
     json!({"quant_stage": {"quant_modifiers": modifiers}}).to_string()
@@ -38,6 +48,10 @@ pub(super) fn gains_by_data(scheme: &str) -> bool {
 
 fn has_integer_weights(scheme: &QuantizationScheme) -> bool {
     scheme.weights.as_ref().is_some_and(|it| it.r#type == QuantizationType::Int)
+}
+
+fn has_few_bits(scheme: &QuantizationScheme) -> bool {
+    scheme.weights.as_ref().is_some_and(|it| it.num_bits < UNCORRECTED_BITS)
 }
 
 fn has_integer_inputs(scheme: &QuantizationScheme) -> bool {
@@ -66,5 +80,14 @@ mod tests {
         assert_eq!(modifiers("W4A16", llama, false), ["QuantizationModifier"]);
         assert_eq!(modifiers("FP8_DYNAMIC", llama, true), ["QuantizationModifier"]);
         assert_eq!(modifiers("no preset", llama, true), ["QuantizationModifier"]);
+    }
+
+    #[test]
+    fn few_bits_are_corrected_where_nothing_is_smoothed_before() {
+        let is_corrected =
+            |scheme, has_data| best_recipe(scheme, "LlamaForCausalLM", has_data).contains("input_correction");
+        assert!(["W4A16", "W3A16", "W4A16_ASYM"].into_iter().all(|it| is_corrected(it, true)));
+        assert!(["W8A16", "W8A8", "W4A8", "FP8_DYNAMIC"].into_iter().all(|it| !is_corrected(it, true)));
+        assert!(!is_corrected("W4A16", false));
     }
 }

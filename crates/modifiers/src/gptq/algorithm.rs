@@ -160,6 +160,11 @@ impl Hessian {
         let (i, j) = if i <= j { (i, j) } else { (j, i) };
         2.0 * self.sum[i * self.cols + j] / self.n_samples.max(1) as f32
     }
+
+    /// What the reference's normalization makes of an element 1 of the sum.
+    pub(super) fn unit(&self) -> f32 {
+        2.0 / self.n_samples.max(1) as f32
+    }
 }
 
 /// In which order columns are visited.

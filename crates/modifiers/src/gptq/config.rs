@@ -30,6 +30,8 @@ pub struct GptqFields {
     pub scale_search: ScaleSearch,
     /// Times that codes and scales are moved after the sweep.
     pub refine_rounds: u32,
+    /// Share of what earlier layers have done to the outputs that weights make up for, from 0 to 1.
+    pub input_correction: f32,
     /// Order of columns; static where the recipe does not say, none where it says null.
     pub actorder: Option<ActivationOrdering>,
 }
@@ -52,6 +54,7 @@ struct Written {
     actorder: Option<String>,
     scale_search: Option<String>,
     refine_rounds: Option<i64>,
+    input_correction: Option<f64>,
     batched_quantization: Option<Value>,
 }
 
@@ -63,6 +66,7 @@ impl Default for Written {
             actorder: None,
             scale_search: None,
             refine_rounds: None,
+            input_correction: None,
             batched_quantization: None,
         }
     }
@@ -110,8 +114,13 @@ impl GptqFields {
         let refine_rounds = u32::try_from(rounds).ok().filter(|it| *it <= MOST_ROUNDS);
         let refine_rounds = refine_rounds
             .ok_or_else(|| refuse("refine_rounds", &rounds.to_string(), "a number from 0 to 100, or null"))?;
+        let input_correction = written.input_correction.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&input_correction) {
+            return Err(refuse("input_correction", &input_correction.to_string(), "a number from 0 to 1, or null"));
+        }
         quantization.resolve()?;
-        Ok(Self { quantization, scale_search, refine_rounds, block_size, dampening_frac: frac as f32, actorder })
+        let (dampening_frac, input_correction) = (frac as f32, input_correction as f32);
+        Ok(Self { quantization, scale_search, refine_rounds, input_correction, block_size, dampening_frac, actorder })
     }
 
     /// The order of a weight's columns. `static` and `weight` are one and the same.
@@ -135,8 +144,8 @@ impl GptqFields {
     }
 }
 
-const fn all() -> [FieldSpec; 22] {
-    let mut fields = [BASE_FIELDS[0]; 22];
+const fn all() -> [FieldSpec; 23] {
+    let mut fields = [BASE_FIELDS[0]; 23];
     let mut at = 0;
     while at < 16 {
         fields[at] = if at < 10 { SCHEME_FIELDS[at] } else { BASE_FIELDS[at - 10] };
@@ -179,8 +188,14 @@ const fn all() -> [FieldSpec; 22] {
         default: Some("null"),
         doc: "Not in llm-compressor. Times that codes and scales are moved to where the outputs' error is least.",
     };
+    fields[22] = FieldSpec {
+        name: "input_correction",
+        kind: FieldKind::Float,
+        default: Some("null"),
+        doc: "Not in llm-compressor. Share of what earlier layers have done to the outputs that weights make up for, from 0 to 1.",
+    };
     fields
 }
 
 /// What recipes may say.
-pub const FIELDS: [FieldSpec; 22] = all();
+pub const FIELDS: [FieldSpec; 23] = all();

@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod config;
+mod correction;
 mod modifier;
 mod refine;
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     algorithm::{Consumer, Factored, Fallback, Hessian, Order, factorize, quantize},
     config::{GptqFields, ScaleSearch},
+    correction::{CrossMoments, correct},
     refine::{Objective, refine, search_scales},
 };
 use crate::{
@@ -53,6 +54,8 @@ struct Input {
     leader: String,
     first_batch: (usize, usize),
     hessian: Hessian,
+    /// How far it has moved.
+    moved: CrossMoments,
 }
 
 /// Adds a value (..., N) to second moments, where it lies if it can be; else by way of `values`.
@@ -184,15 +187,22 @@ impl GptqModifier {
                 return Ok(());
             }
             (None, _) => {
-                let (leader, hessian) = (module.to_owned(), Hessian::new(cols));
-                self.inputs.push(Input { leader, first_batch: batch, hessian });
+                let (leader, hessian, moved) = (module.to_owned(), Hessian::new(cols), CrossMoments::new(cols));
+                self.inputs.push(Input { leader, first_batch: batch, hessian, moved });
                 self.input_of.insert(module.to_owned(), self.inputs.len() - 1);
                 self.inputs.len() - 1
             }
         };
         // A matrix is one sequence; of anything larger, the first dimension counts sequences.
         let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
-        let hessian = &mut self.inputs[input].hessian;
+        let Input { hessian, moved, .. } = &mut self.inputs[input];
+        // Experts are chosen by inputs: other tokens come by where these have moved.
+        if let Some(unchanged) = sample.unchanged.filter(|_| !module.contains(EXPERTS)) {
+            let (mut now, mut before) = (vec![0.0; elements], vec![0.0; elements]);
+            sample.value.read_rows(0..elements / cols, &mut now)?;
+            unchanged.read_rows(0..elements / cols, &mut before)?;
+            moved.accumulate(self.profile, &now, &mut before)?;
+        }
         add(hessian, self.profile, sample.value, n_samples, &mut values)?;
         // What was compared last is the buffer of what comes next.
         let before = self.last.take().map(|it| it.values).unwrap_or_default();
@@ -207,10 +217,15 @@ impl GptqModifier {
         &mut self,
         model: &mut dyn ModuleStore,
         factored: &Factored,
-        hessian: &Hessian,
+        (hessian, moved): (&Hessian, &CrossMoments),
         begin: Instant,
         weights: &mut [Observed],
     ) -> Result<()> {
+        if let Some(correction) = moved.correction(self.profile, factored, hessian, self.config.input_correction)? {
+            for observed in weights.iter_mut() {
+                correct(self.profile, &correction, &mut observed.weight)?;
+            }
+        }
         let is_bettered = self.config.refine_rounds > 0 || self.config.scale_search == ScaleSearch::Moments;
         let objective =
             (is_bettered && factored.fallback.is_none()).then(|| Objective::new(hessian, factored.dampening_frac));
@@ -302,6 +317,10 @@ impl Modifier for GptqModifier {
 
     fn needs_data(&self) -> bool {
         true
+    }
+
+    fn hears_unchanged(&self) -> bool {
+        self.config.input_correction > 0.0
     }
 
     fn targets(&self) -> Vec<String> {
@@ -402,7 +421,8 @@ impl Modifier for GptqModifier {
                 None => {
                     let nearest = Factored::nearest(target.cols, 0);
                     let unseen = Hessian::new(0);
-                    self.sweep(model, &nearest, &unseen, Instant::now(), &mut [observed])?;
+                    let unseen = (&unseen, &CrossMoments::new(0));
+                    self.sweep(model, &nearest, unseen, Instant::now(), &mut [observed])?;
                 }
             }
         }
@@ -411,14 +431,15 @@ impl Modifier for GptqModifier {
             let order = if by_diagonal { Order::Diagonal } else { Order::Stored };
             let begin = Instant::now();
             let hessian = std::mem::replace(&mut self.inputs[input].hessian, Hessian::new(0));
+            let moved = std::mem::replace(&mut self.inputs[input].moved, CrossMoments::new(0));
             let name = weights.first().map_or("", |it| &it.name).to_owned();
             let mut damping = self.config.damping();
             if name.contains(EXPERTS) {
                 damping.min_tokens = damping.min_tokens.max(min_expert_tokens);
             }
             let factored = factorize(self.profile, &hessian, order, &damping).map_err(|e| e.at(name))?;
-            self.sweep(model, &factored, &hessian, begin, &mut weights)?;
-            self.inputs[input].hessian = hessian;
+            self.sweep(model, &factored, (&hessian, &moved), begin, &mut weights)?;
+            (self.inputs[input].hessian, self.inputs[input].moved) = (hessian, moved);
         }
         if self.input_of.is_empty() {
             self.inputs.clear();

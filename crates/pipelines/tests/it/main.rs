@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use checkpoint::Source;
 use lifecycle::{
-    CompressionLifecycle, Event, InitializeArgs, Modifier, ModuleStore, RecipeInput, Registry, Result, Sample,
-    Settings, State, StateUpdate, Tap, TapPoint,
+    Activation, CompressionLifecycle, Event, InitializeArgs, Modifier, ModuleStore, RecipeInput, Registry, Result,
+    Sample, Settings, State, StateUpdate, Tap, TapPoint,
 };
 use models::{Model, ModelOptions, Run, TraceInputs};
 use pipelines::{CalibrationBatch, Committer, Error, ModelStore, ModifierData, Partition, Passes, Sequential, Wave};
@@ -46,6 +46,8 @@ struct Watcher {
     wave: lifecycle::Wave,
     /// How the names end of what it hears.
     targets: &'static str,
+    /// Where it puts what it hears of a run in which nothing has been changed.
+    unchanged: Option<Seen>,
 }
 
 impl Modifier for Watcher {
@@ -69,6 +71,10 @@ impl Modifier for Watcher {
         self.wave
     }
 
+    fn hears_unchanged(&self) -> bool {
+        self.unchanged.is_some()
+    }
+
     fn writes(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
         Ok(model.modules().iter().filter(|it| it.name.ends_with(self.targets)).map(|it| it.name.clone()).collect())
     }
@@ -82,12 +88,17 @@ impl Modifier for Watcher {
     }
 
     fn on_tap(&mut self, tap: &Tap, sample: &Sample<'_>) -> Result<()> {
-        let shape = sample.value.shape().to_vec();
-        let mut values = vec![0.0; shape.iter().product()];
-        sample.value.read_rows(0..values.len() / shape.last().unwrap(), &mut values)?;
-        let sum = values.iter().map(|it| f64::from(*it)).sum();
-        self.seen.lock().unwrap().push((tap.module.clone(), sample.batch_idx, sample.edge, sum));
-        Ok(())
+        let put = |seen: &Seen, value: &dyn Activation| -> Result<()> {
+            let shape = value.shape().to_vec();
+            let mut values = vec![0.0; shape.iter().product()];
+            value.read_rows(0..values.len() / shape.last().unwrap(), &mut values)?;
+            let sum = values.iter().map(|it| f64::from(*it)).sum();
+            seen.lock().unwrap().push((tap.module.clone(), sample.batch_idx, sample.edge, sum));
+            Ok(())
+        };
+        put(&self.seen, sample.value)?;
+        let unchanged = self.unchanged.as_ref().zip(sample.unchanged);
+        unchanged.map_or(Ok(()), |(seen, value)| put(seen, value))
     }
 
     fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
@@ -135,10 +146,21 @@ fn watch(
     partition: Partition,
     window: usize,
 ) -> Vec<(String, usize, Option<usize>, f64)> {
+    watch_beside(None, propagates, wave, partition, window)
+}
+
+fn watch_beside(
+    unchanged: Option<Seen>,
+    propagates: bool,
+    wave: lifecycle::Wave,
+    partition: Partition,
+    window: usize,
+) -> Vec<(String, usize, Option<usize>, f64)> {
     let (_dir, model, engine) = model();
     let seen = Seen::default();
     let targets = "_proj";
-    let watcher = Watcher { settings: Settings::default(), seen: Arc::clone(&seen), propagates, wave, targets };
+    let settings = Settings::default();
+    let watcher = Watcher { settings, seen: Arc::clone(&seen), propagates, wave, targets, unchanged };
     let mut lifecycle = watched_by(watcher, &model, &engine);
     let batches = batches(&engine);
     let run = Sequential { model, engine, partition, routing: Routing::All, window, spill: None, passes: Passes::Own };
@@ -162,7 +184,8 @@ fn a_layer_without_targets_begins_a_wave_that_no_other_layer_before_it_is_part_o
     let (_dir, model, engine) = model();
     let (wave, targets) = (lifecycle::Wave::Targets, "layers.1.mlp.down_proj");
     let (settings, seen) = (Settings::default(), Seen::default());
-    let lifecycle = watched_by(Watcher { settings, seen, propagates: true, wave, targets }, &model, &engine);
+    let lifecycle =
+        watched_by(Watcher { settings, seen, propagates: true, wave, targets, unchanged: None }, &model, &engine);
     let (routing, passes, partition) = (Routing::All, Passes::Own, Partition::BeforeTargets);
     let run = Sequential { model, engine, partition, routing, window: 1, spill: None, passes };
     let waves = run.waves(&lifecycle, TraceInputs::Ids).unwrap().waves;
@@ -202,6 +225,19 @@ fn later_waves_see_a_change_only_of_a_modifier_that_propagates() {
     // Layers differ in what is heard within the first, not in what the second is given.
     assert_eq!(last(false, Layer, Partition::Compat), untouched);
     assert_eq!(last(true, Layer, Partition::Compat), touched);
+}
+
+#[test]
+fn beside_what_has_become_of_a_value_a_modifier_hears_what_it_was() {
+    use lifecycle::Wave::{Layer, Targets};
+    for (wave, partition) in [(Targets, Partition::BeforeTargets), (Layer, Partition::Compat)] {
+        for window in [1, 2] {
+            let unchanged = Seen::default();
+            let touched = watch_beside(Some(Arc::clone(&unchanged)), true, wave, partition, window);
+            assert_eq!(touched, watch(true, wave, partition, window));
+            assert_eq!(*unchanged.lock().unwrap(), watch(false, wave, partition, window), "{wave:?} {window}");
+        }
+    }
 }
 
 #[test]

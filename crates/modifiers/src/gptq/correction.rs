@@ -1,0 +1,171 @@
+//! What earlier layers have done to a layer's inputs, and the weight that makes up for it.
+#![expect(non_snake_case, reason = "matrices are capital letters")]
+
+use kernels::{Mat, MatMut, Profile, gemm};
+
+use super::algorithm::{Factored, Hessian};
+use crate::error::{Result, check_len};
+
+/// How far inputs have moved, beside what they are: `D = sum_t (u_t - x_t) x_t^T`, f32, of inputs x and of what they were, u,
+/// before anything was changed.
+///
+/// Of all weights, `W + W D H^-1` gives on x what is nearest to what W gave on u, where `H = sum_t x_t x_t^T`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CrossMoments {
+    cols: usize,
+    sum: Vec<f32>,
+}
+
+impl CrossMoments {
+    /// Of inputs (N) that have not moved.
+    pub(super) fn new(cols: usize) -> Self {
+        Self { cols, sum: Vec::new() }
+    }
+
+    /// Adds tokens (T, N), as they are and as they were; the second is left without a use.
+    ///
+    /// # Errors
+    /// Tokens of another width or number.
+    pub(super) fn accumulate(&mut self, profile: Profile, x: &[f32], u: &mut [f32]) -> Result<()> {
+        let N = self.cols;
+        check_len("unchanged inputs", u.len(), &[x.len()])?;
+        let T = x.len() / N.max(1);
+        check_len("inputs", x.len(), &[T, N])?;
+        u.iter_mut().zip(x).for_each(|(u, x)| *u -= x);
+        if u.iter().all(|it| *it == 0.0) {
+            return Ok(());
+        }
+        let transposed: Vec<f32> = (0..N).flat_map(|i| u.iter().skip(i).step_by(N).copied()).collect();
+        let mut product = vec![0.0; N * N];
+        let (moved, x) = (Mat::new(&transposed, N, T)?, Mat::new(x, T, N)?);
+        gemm::matmul(profile, moved, x, None, MatMut::new(&mut product, N, N)?)?;
+        self.sum.resize(N * N, 0.0);
+        self.sum.iter_mut().zip(&product).for_each(|(sum, it)| *sum += it);
+        Ok(())
+    }
+
+    /// `share D H^-1` (N, N), H as it was damped and factored; nothing where no input has moved or there is no factor.
+    ///
+    /// # Errors
+    /// A factor of another width.
+    pub(super) fn correction(
+        &self,
+        profile: Profile,
+        factored: &Factored,
+        hessian: &Hessian,
+        share: f32,
+    ) -> Result<Option<Vec<f32>>> {
+        let (N, order) = (self.cols, &factored.order);
+        let Some(U) = factored.factor.as_ref().filter(|_| !self.sum.is_empty()) else { return Ok(None) };
+        check_len("factor", U.len(), &[N, N])?;
+        let unit = share * hessian.unit();
+        let D: Vec<f32> =
+            self.sum.chunks_exact(N).flat_map(|row| order.iter().map(|j| unit * row[*j as usize])).collect();
+        let (mut half, mut M) = (vec![0.0; N * N], vec![0.0; N * N]);
+        gemm::linear(profile, Mat::new(&D, N, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut half, N, N)?)?;
+        gemm::matmul(profile, Mat::new(&half, N, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut M, N, N)?)?;
+        let mut stored = half;
+        for (to, from) in stored.chunks_exact_mut(N).zip(M.chunks_exact(N)) {
+            order.iter().zip(from).for_each(|(j, it)| to[*j as usize] = *it);
+        }
+        Ok(Some(stored))
+    }
+}
+
+/// Makes of a weight W (O, N) the weight `W + W M` that is to be rounded in its place, by a correction M (N, N).
+///
+/// # Errors
+/// A weight of another width.
+pub(super) fn correct(profile: Profile, correction: &[f32], weight: &mut [f32]) -> Result<()> {
+    let N = correction.len().isqrt();
+    let O = weight.len() / N.max(1);
+    check_len("weight", weight.len(), &[O, N])?;
+    let mut change = vec![0.0; weight.len()];
+    let (W, M) = (Mat::new(weight, O, N)?, Mat::new(correction, N, N)?);
+    gemm::matmul(profile, W, M, None, MatMut::new(&mut change, O, N)?)?;
+    weight.iter_mut().zip(&change).for_each(|(to, it)| *to += it);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::gptq::{Damping, Order, factorize};
+
+    const N: usize = 6;
+    const T: usize = 40;
+
+    fn random(seed: u32, n: usize) -> Vec<f32> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..n).map(next).collect()
+    }
+
+    /// `sum_t |W u_t - V x_t|^2`.
+    fn error(W: &[f32], u: &[f32], V: &[f32], x: &[f32]) -> f64 {
+        let put_out = |row: &[f32], x: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum::<f64>();
+        let tokens = u.chunks(N).zip(x.chunks(N));
+        tokens
+            .map(|(u, x)| {
+                W.chunks(N).zip(V.chunks(N)).map(|(w, v)| (put_out(w, u) - put_out(v, x)).powi(2)).sum::<f64>()
+            })
+            .sum()
+    }
+
+    /// Inputs, what they were (moved along what they are, and by noise), and their moments in two calls.
+    fn scene() -> (Vec<f32>, Vec<f32>, Hessian, CrossMoments) {
+        let x: Vec<f32> = random(1, T * N).iter().enumerate().map(|(i, it)| it * (1.0 + (i % N) as f32)).collect();
+        let noise = random(2, T * N);
+        let u: Vec<f32> = (0..T * N).map(|i| x[i] + 0.3 * x[i / N * N + (i + 1) % N] + 0.05 * noise[i]).collect();
+        let profile = Profile::detect();
+        let (mut hessian, mut cross) = (Hessian::new(N), CrossMoments::new(N));
+        for part in [0..16 * N, 16 * N..T * N] {
+            let n_tokens = part.len() / N;
+            hessian.accumulate(profile, Mat::new(&x[part.clone()], n_tokens, N).unwrap(), 1).unwrap();
+            cross.accumulate(profile, &x[part.clone()], &mut u[part].to_vec()).unwrap();
+        }
+        (x, u, hessian, cross)
+    }
+
+    #[test]
+    fn the_corrected_weight_is_nearest_to_what_the_weight_put_out_before_anything_was_changed() {
+        let (x, u, hessian, cross) = scene();
+        let profile = Profile::detect();
+        let damping = Damping { frac: 0.0, ..Damping::default() };
+        let factored = factorize(profile, &hessian, Order::Diagonal, &damping).unwrap();
+        let W = random(3, 4 * N);
+        let corrected = |share| {
+            let mut V = W.clone();
+            correct(profile, &cross.correction(profile, &factored, &hessian, share).unwrap().unwrap(), &mut V).unwrap();
+            V
+        };
+        let (best, half) = (corrected(1.0), corrected(0.5));
+        let least = error(&W, &u, &best, &x);
+        assert!(least < 0.05 * error(&W, &u, &W, &x));
+        assert!(least < error(&W, &u, &half, &x) && error(&W, &u, &half, &x) < error(&W, &u, &W, &x));
+        // At a minimum every step away costs.
+        for i in 0..W.len() {
+            for step in [-0.01, 0.01] {
+                let mut beside = best.clone();
+                beside[i] += step;
+                assert!(error(&W, &u, &beside, &x) > least, "{i} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_that_have_not_moved_and_matrices_without_a_factor_correct_nothing() {
+        let (x, _, hessian, cross) = scene();
+        let profile = Profile::detect();
+        let factored = factorize(profile, &hessian, Order::Stored, &Damping::default()).unwrap();
+        let mut same = CrossMoments::new(N);
+        same.accumulate(profile, &x, &mut x.clone()).unwrap();
+        assert_eq!(same.correction(profile, &factored, &hessian, 1.0).unwrap(), None);
+        assert_eq!(cross.correction(profile, &Factored::nearest(N, 0), &hessian, 1.0).unwrap(), None);
+        assert!(same.accumulate(profile, &x, &mut [0.0]).is_err());
+    }
+}
