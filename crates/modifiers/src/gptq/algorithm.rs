@@ -314,18 +314,29 @@ pub fn factorize(profile: Profile, hessian: &Hessian, order: Order, damping: &Da
     }
 }
 
+/// Elements of a line of the processor's caches.
+const NEIGHBOURS: usize = 16;
+
 /// The upper triangle in order of visits, with the diagonal given and raised.
 fn damped(hessian: &Hessian, order: &[u32], diagonal: &[f32], raise: f32, H: &mut [f32]) {
     let N = order.len();
     if N == 0 {
         return;
     }
-    H.par_chunks_mut(N).enumerate().for_each(|(i, row)| {
-        let p = order[i] as usize;
-        row[..i].fill(0.0);
-        row[i] = diagonal[p] + raise;
-        for (x, &q) in row[i + 1..].iter_mut().zip(&order[i + 1..]) {
-            *x = hessian.element(p, q as usize);
+    let mut visit_of = vec![0; N];
+    order.iter().enumerate().for_each(|(i, &p)| visit_of[p as usize] = i);
+    // Rows whose elements lie side by side in a column are filled together: each line of memory is fetched once for all of them.
+    let mut rows: Vec<(usize, &mut [f32])> = H.chunks_mut(N).enumerate().collect();
+    rows.sort_unstable_by_key(|(i, _)| order[*i]);
+    rows.par_chunks_mut(NEIGHBOURS).for_each(|rows| {
+        for (i, row) in &mut *rows {
+            row[..*i].fill(0.0);
+            row[*i] = diagonal[order[*i] as usize] + raise;
+        }
+        for (q, &j) in visit_of.iter().enumerate() {
+            for (i, row) in rows.iter_mut().filter(|it| it.0 < j) {
+                row[j] = hessian.element(order[*i] as usize, q);
+            }
         }
     });
 }

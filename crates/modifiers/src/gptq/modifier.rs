@@ -3,8 +3,9 @@
 use std::{collections::HashSet, time::Instant};
 
 use compressed_tensors::DType;
+use half::bf16;
 use indexmap::IndexMap;
-use kernels::{Mat, Profile, bf16};
+use kernels::{Mat, Profile};
 use lifecycle::{
     Activation, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
     error::Error,

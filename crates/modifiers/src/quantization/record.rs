@@ -85,7 +85,9 @@ pub fn distances(
     let (rows, cols) = (target.rows, target.cols);
     let parameter = format!("{name}.weight");
     let step = rows.div_ceil(SAMPLED_ROWS).max(1);
-    let (mut before, mut sampled, mut differences) = (Vec::new(), Vec::new(), Vec::new());
+    let n_sampled = if energy.is_some() { rows.div_ceil(step) * cols } else { 0 };
+    let (mut sampled, mut differences) = (Vec::with_capacity(n_sampled), Vec::with_capacity(n_sampled));
+    let mut before = Vec::new();
     let (mut signal, mut noise) = (0.0f64, 0.0f64);
     for first in (0..rows).step_by(SLAB_ROWS) {
         let slab = first..(first + SLAB_ROWS).min(rows);

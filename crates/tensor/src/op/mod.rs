@@ -368,14 +368,13 @@ impl Op {
     }
 
     /// Whether computing it twice costs next to nothing beside a linear layer, so that it may be computed with the weights
-    /// that are current when its consumer runs.
+    /// that are current when its consumer runs. A gate has no weights, and gives half of what it takes: it is computed at once, so
+    /// that what is kept between waves is small.
     pub fn is_prologue(&self) -> bool {
         match self {
             Self::RmsNorm { .. }
             | Self::LayerNorm { .. }
             | Self::Activate(_)
-            | Self::Gated(_)
-            | Self::GatedClamped { .. }
             | Self::Softmax
             | Self::Route(_)
             | Self::Dispatch { .. }
@@ -392,6 +391,8 @@ impl Op {
             | Self::Embedding
             | Self::RopeTable { .. }
             | Self::Rope { .. }
+            | Self::Gated(_)
+            | Self::GatedClamped { .. }
             | Self::KeyMask
             | Self::Positions { .. }
             | Self::Alibi { .. }
