@@ -194,6 +194,15 @@ impl ModifierDriver {
         self.modifier.on_tap(tap, sample).map_err(|error| error.at(place))
     }
 
+    /// Tells the modifier that a value which it has heard at taps is divided since.
+    ///
+    /// # Errors
+    /// What the modifier reports.
+    pub fn divide(&mut self, taps: &[Tap], divisors: &[f32]) -> Result<()> {
+        let place = self.place();
+        self.modifier.divide(taps, divisors).map_err(|error| error.at(place))
+    }
+
     fn calibration_event(
         &mut self,
         type_: EventType,

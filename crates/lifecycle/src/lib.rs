@@ -122,7 +122,7 @@ pub use self::{
     lifecycle::{CompressionLifecycle, EVENT_ORDER, EventPayload, InitializeArgs, Signal, TapSink},
     memory_model::{MemoryModel, f32_array},
     model::{Activation, ModuleFacts, ModuleStore, ParameterFacts, Sample},
-    modifier::{Fields, Modifier, Settings, Wave},
+    modifier::{Division, Divisors, Fields, Modifier, Settings, Wave},
     recipe::{Recipe, RecipeInput, Registry},
     session::{CompressionSession, LifecycleCallbacks, ModifiedState},
     state::{Attachment, Data, Hardware, State, StateUpdate},

@@ -13,6 +13,7 @@ use crate::{
     event::{Event, EventType},
     hooks::{HookView, Hooks, Tap},
     model::{ModuleStore, Sample},
+    modifier::Divisors,
     recipe::{Recipe, RecipeInput, Registry},
     state::{Attachment, State, StateUpdate},
 };
@@ -318,6 +319,19 @@ impl CompressionLifecycle {
     pub fn signal(&mut self, signal: Signal) -> Result<Vec<Value>> {
         let (event_type, payload) = signal.into_parts();
         self.event(event_type, None, payload)
+    }
+
+    /// By what a modifier divided values when it last changed a wave.
+    pub fn take_divisors(&mut self, modifier: usize) -> Vec<Divisors> {
+        self.modifiers.get_mut(modifier).map(|it| it.modifier_mut().take_divisors()).unwrap_or_default()
+    }
+
+    /// Tells a modifier that a value which it has heard at taps is divided since.
+    ///
+    /// # Errors
+    /// What the modifier reports.
+    pub fn divide(&mut self, modifier: usize, taps: &[Tap], divisors: &[f32]) -> Result<()> {
+        self.modifiers.get_mut(modifier).map_or(Ok(()), |it| it.divide(taps, divisors))
     }
 
     /// The model and the sink for its tapped values, for a pipeline to run the one and feed the other.

@@ -11,7 +11,9 @@
 //! * [`propagates_error`](Modifier::propagates_error) says whether the next wave may see changed weights;
 //! * [`targets`](Modifier::targets) and [`wave`](Modifier::wave) cut the model into waves;
 //! * [`reads`](Modifier::reads) and [`writes`](Modifier::writes) say when a module has no writer left;
-//! * [`taps`](Modifier::taps) say what to feed to [`on_tap`](Modifier::on_tap).
+//! * [`taps`](Modifier::taps) say what to feed to [`on_tap`](Modifier::on_tap);
+//! * [`divisions`](Modifier::divisions) and [`divisible`](Modifier::divisible) say when values that one modifier divides may
+//!   have been heard by those after it before: they are told by [`divide`](Modifier::divide).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -51,6 +53,24 @@ pub enum Wave {
     Targets,
     /// The decoder layer: it writes into modules before those it measured.
     Layer,
+}
+
+/// A value of which a modifier divides every channel by a positive number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// The module that gives the value.
+    pub module: String,
+    /// The modules that are changed so that they make of the divided value what they made of it before.
+    pub balanced: Vec<String>,
+}
+
+/// By what a modifier has divided a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Divisors {
+    /// The module that gives the value.
+    pub module: String,
+    /// A positive number for every channel.
+    pub by: Vec<f32>,
 }
 
 /// A step of a recipe that changes a model.
@@ -127,6 +147,36 @@ pub trait Modifier: Send {
     /// Targets that match nothing.
     fn reruns(&self, _model: &dyn ModuleStore) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    /// Values that it divides when it changes their wave.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    fn divisions(&self, _model: &dyn ModuleStore) -> Result<Vec<Division>> {
+        Ok(Vec::new())
+    }
+
+    /// Taps of which it can [`divide`](Self::divide) afterwards what it has heard.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    fn divisible(&self, _model: &dyn ModuleStore) -> Result<Vec<Tap>> {
+        Ok(Vec::new())
+    }
+
+    /// By what it divided values when it last changed a wave.
+    fn take_divisors(&mut self) -> Vec<Divisors> {
+        Vec::new()
+    }
+
+    /// Makes statistics of a value those of the value divided, channel by channel; the taps are among those that it calls
+    /// divisible, and all show this value.
+    ///
+    /// # Errors
+    /// Divisors of another number than channels.
+    fn divide(&mut self, _taps: &[Tap], _divisors: &[f32]) -> Result<()> {
+        Ok(())
     }
 
     /// Takes a tapped value. Called in the order of batches, while the model is running: the state is

@@ -11,6 +11,7 @@ mod change;
 pub mod choice;
 mod committer;
 mod data_free;
+mod divisions;
 mod error;
 mod independent;
 mod lanes;

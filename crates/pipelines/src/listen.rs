@@ -104,7 +104,7 @@ impl Listener {
         Ok(taken)
     }
 
-    /// Hands over what was heard of a window of batches, batch by batch, beside what was heard of the same window where nothing
+    /// Hands over what was heard of a window of batches to these modifiers, batch by batch, beside what was heard of the same window where nothing
     /// has been changed.
     ///
     /// # Errors
@@ -114,6 +114,7 @@ impl Listener {
         heard: Vec<Value>,
         unchanged: Option<Vec<Value>>,
         lifecycle: &mut CompressionLifecycle,
+        modifiers: &[usize],
         names: &dyn Fn(ModuleId) -> String,
         window: Range<usize>,
     ) -> Result<()> {
@@ -138,6 +139,7 @@ impl Listener {
             *call += 1;
         }
         let n_batches = window.len();
+        let outer = lifecycle.focus();
         for (idx, batch_idx) in window.enumerate() {
             let masks = lifecycle.state.loss_masks.as_ref();
             let mask = masks.and_then(|it| it.get(batch_idx)).and_then(Option::clone);
@@ -149,8 +151,12 @@ impl Listener {
                 let unchanged = beside.as_ref().map(|it| it as &dyn Activation);
                 let (call_idx, edge, mask) = (*call_idx, Some(*edge), mask.as_deref());
                 let sample = Sample { batch_idx, call_idx, edge, value: &value, unchanged, mask };
-                let (_, mut sink) = lifecycle.running();
-                sink.feed(tap, &sample, &HookView::ALL)?;
+                for &modifier in modifiers {
+                    lifecycle.set_focus(Some(modifier));
+                    let fed = lifecycle.running().1.feed(tap, &sample, &HookView::ALL);
+                    lifecycle.set_focus(outer);
+                    fed?;
+                }
             }
         }
         Ok(())

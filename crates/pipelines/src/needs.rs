@@ -61,7 +61,7 @@ impl Sequential {
     pub fn needs(&self, lifecycle: &CompressionLifecycle, batch_tokens: u64, all_tokens: u64) -> Result<Needs> {
         let declared = declared(lifecycle, &self.model)?;
         let waves = Waves::of(&self.model, &declared, self.partition, TraceInputs::Ids)?;
-        self.check_unchanged(lifecycle, &declared, waves.kind)?;
+        self.check_unchanged(lifecycle, &declared, &waves)?;
         let one = |wave: &Wave| {
             let mut needs = modifier_needs(&self.model, wave, &declared);
             let width = width_of(&self.model);

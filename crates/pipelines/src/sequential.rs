@@ -17,6 +17,7 @@ use crate::{
     Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, WaveKind, Waves,
     boundaries::Boundaries,
     change::change,
+    divisions::Divisions,
     error::{Error, ErrorKind, Result},
     lanes::Lanes,
     listen::Listener,
@@ -37,9 +38,10 @@ pub struct CalibrationBatch {
 
 /// A run over calibration data.
 ///
-/// Modifiers that follow one another in a recipe are fused wave by wave. In waves of targets, only inputs are heard, which none of
-/// the wave's changes can alter, so that one pass serves all; in waves of layers each modifier that taps values has a pass of its
-/// own, over the layer as those before it have left it.
+/// Modifiers that follow one another in a recipe are fused wave by wave. In waves of targets, only inputs are heard, which the
+/// changes of targets cannot alter, so that one pass serves all; in waves of layers each modifier that taps values has a pass of
+/// its own, over the layer as those before it have left it. In both, values that a modifier only divides may be heard before by
+/// one that can divide its statistics, in the same pass; one that cannot has a pass of its own.
 #[derive(Clone)]
 pub struct Sequential {
     /// The model; the lifecycle's state holds a [`ModelStore`] over it.
@@ -61,7 +63,7 @@ pub struct Sequential {
 /// Which passes modifiers hear in a wave of layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Passes {
-    /// Each its own, over the layer as those before it have left it.
+    /// Each its own, over the layer as those before it have left it, or one with statistics that are made to be so.
     #[default]
     Own,
     /// One together, over the layer as it was before the first change: `layer_sequential`.
@@ -72,6 +74,7 @@ pub enum Passes {
 pub(crate) struct Course<'a> {
     pub(crate) declared: Vec<Declared>,
     pub(crate) kind: WaveKind,
+    pub(crate) divisions: Divisions,
     pub(crate) waves: Vec<Wave>,
     /// The last wave that concerns somebody.
     pub(crate) last: Option<usize>,
@@ -170,8 +173,9 @@ impl Sequential {
         let inputs = if is_masked { TraceInputs::IdsAndMask } else { TraceInputs::Ids };
         lifecycle.signal(Signal::CalibrationStart)?;
         let declared = declared(lifecycle, &self.model)?;
-        let Waves { kind, waves } = Waves::of(&self.model, &declared, self.partition, inputs)?;
-        self.check_unchanged(lifecycle, &declared, kind)?;
+        let waves = Waves::of(&self.model, &declared, self.partition, inputs)?;
+        self.check_unchanged(lifecycle, &declared, &waves)?;
+        let Waves { kind, waves, divisions } = waves;
         let is_tapped = |wave: &Wave| declared.iter().flat_map(|it| &it.taps).any(|it| wave.ids.contains(&it.0));
         let last = waves.iter().rposition(|it| committer.concerns(it) || is_tapped(it));
         let is_open = |wave: &&Wave| committer.concerns(wave) && !committer.is_done(wave);
@@ -190,6 +194,7 @@ impl Sequential {
         Ok(Course {
             declared,
             kind,
+            divisions,
             waves,
             last,
             resume_at,
@@ -202,15 +207,17 @@ impl Sequential {
         })
     }
 
-    /// Refuses a modifier that is to hear layers as they were after another has changed them.
+    /// Refuses a modifier that is to hear a wave as it was in a pass behind the change of another.
     pub(crate) fn check_unchanged(
         &self,
         lifecycle: &CompressionLifecycle,
         declared: &[Declared],
-        kind: WaveKind,
+        waves: &Waves,
     ) -> Result<()> {
-        let is_own = kind == WaveKind::Layers && self.passes == Passes::Own;
-        let late = hearing(lifecycle).into_iter().skip(1).find(|it| is_own && declared[*it].hears_unchanged);
+        let passes = |wave| waves.divisions.passes(&self.model, (waves.kind, wave), declared, hearing(lifecycle));
+        let late = |wave| passes(wave).into_iter().skip(1).flatten().find(|it| declared[*it].hears_unchanged);
+        let is_own = self.passes == Passes::Own;
+        let late = waves.waves.iter().filter(|_| is_own).find_map(late);
         let name = |idx: usize| lifecycle.modifiers()[idx].modifier().type_name().to_owned();
         late.map_or(Ok(()), |it| Err(ErrorKind::Unchanged { modifier: name(it) }.into()))
     }
@@ -225,9 +232,9 @@ impl Sequential {
         sees_change: bool,
     ) -> Result<Vec<ModifierData>, C::Error> {
         let everyone = hearing(course.lifecycle);
-        let passes: Vec<Vec<usize>> = match (course.kind, self.passes) {
-            (WaveKind::Layers, Passes::Own) => everyone.into_iter().map(|it| vec![it]).collect(),
-            _ => vec![everyone],
+        let passes = match self.passes {
+            Passes::Own => course.divisions.passes(&self.model, (course.kind, wave), &course.declared, everyone),
+            Passes::Joint => vec![everyone],
         };
         let mut data = Vec::new();
         let mut propagated = sees_change;
@@ -243,7 +250,16 @@ impl Sequential {
                 // Later waves see the wave as it was before the first change.
                 self.propagate(subgraph, course, committer)?;
             }
-            data.extend(timed(&mut course.times.change, || change(course.lifecycle, &modifiers, wave))?);
+            for (at, &idx) in modifiers.iter().enumerate() {
+                let begin = Instant::now();
+                data.extend(change(course.lifecycle, &[idx], wave)?);
+                if self.passes == Passes::Own {
+                    // Those after it have heard what it divides.
+                    let behind = &modifiers[at + 1..];
+                    course.divisions.tell(&self.model, &course.declared, course.lifecycle, (idx, behind))?;
+                }
+                course.times.change += begin.elapsed();
+            }
             let store = course.lifecycle.state.model_mut().map_err(Error::from)?;
             store.as_engine::<ModelStore>().map_err(Error::from)?.forget_kept();
         }
@@ -265,16 +281,15 @@ impl Sequential {
         if taps.is_empty() {
             return Ok(());
         }
+        course.times.passes += 1;
         let reruns = chosen.iter().flat_map(|it| &it.reruns).filter(|it| wave.ids.contains(it));
         let reruns: BTreeSet<ModuleId> = reruns.copied().collect();
         let heard = taps.iter().copied().chain(reruns.iter().map(|it| (*it, TapPoint::Input))).collect();
-        let extent = extent_for(&self.model, course.kind, subgraph, &heard);
+        let extent = extent_for(&self.model, (course.kind, &course.divisions), subgraph, &heard);
         let is_rerun = !reruns.is_empty();
         let hears_unchanged = chosen.iter().any(|it| it.hears_unchanged);
         let listeners: Vec<Listener> =
             (0..course.lanes.group()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
-        // Only one modifier is to hear a pass of its own.
-        let focus = if let (WaveKind::Layers, &[only]) = (course.kind, modifiers) { Some(only) } else { None };
         let engine = self.engine.with_routing(self.routing);
         let names = |it| self.model.tree().path(it).to_owned();
         // Kept inputs belong to single batches.
@@ -299,10 +314,7 @@ impl Sequential {
             let heard = course.lanes.each(listeners.iter().zip(inputs).collect(), hear)?;
             for ((listener, (heard, unchanged)), window) in listeners.iter().zip(heard).zip(group) {
                 course.lifecycle.state.current_batch_idx = Some(window.start);
-                let outer = course.lifecycle.focus();
-                course.lifecycle.set_focus(focus.or(outer));
-                let handed = listener.hand_over(heard, unchanged, course.lifecycle, &names, window.clone());
-                course.lifecycle.set_focus(outer);
+                let handed = listener.hand_over(heard, unchanged, course.lifecycle, modifiers, &names, window.clone());
                 if let Err(error) = handed {
                     return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
                 }

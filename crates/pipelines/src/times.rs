@@ -1,15 +1,17 @@
-//! How long the parts of a run took.
+//! How long the parts of a run took, and how often it went over the data.
 
 use std::{
     ops::AddAssign,
     time::{Duration, Instant},
 };
 
-/// Time by part.
+/// Time by part, and the number of passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// Passes that modifiers heard.
     pub listen: Duration,
+    /// How many of these there were: over all batches, each through the modules of one wave.
+    pub passes: usize,
     /// Changes by modifiers.
     pub change: Duration,
     /// Storing what is final, and replaying what was.
@@ -23,6 +25,7 @@ impl Times {
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             listen: self.listen.saturating_sub(earlier.listen),
+            passes: self.passes.saturating_sub(earlier.passes),
             change: self.change.saturating_sub(earlier.change),
             commit: self.commit.saturating_sub(earlier.commit),
             propagate: self.propagate.saturating_sub(earlier.propagate),
@@ -39,6 +42,7 @@ impl Times {
 impl AddAssign for Times {
     fn add_assign(&mut self, other: Self) {
         self.listen += other.listen;
+        self.passes += other.passes;
         self.change += other.change;
         self.commit += other.commit;
         self.propagate += other.propagate;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graph::{Extent, ModuleId, NodeKind, Policy, Subgraph};
-use lifecycle::{CompressionLifecycle, ModuleStore, TapPoint};
+use lifecycle::{CompressionLifecycle, Division, ModuleStore, Tap, TapPoint};
 use models::{Model, TraceInputs};
 
-use crate::error::Result;
+use crate::{divisions::Divisions, error::Result};
 
 /// Where waves begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,9 +31,9 @@ impl Partition {
 /// What the waves of a run are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaveKind {
-    /// Targets that are equally deep: only their inputs are heard, so that all modifiers hear one pass.
+    /// Targets that are equally deep: only their inputs are heard, which their own weights do not alter.
     Targets,
-    /// Decoder layers: each modifier hears the layer as those before it have left it.
+    /// Decoder layers: modifiers hear the layer as those before them have left it.
     Layers,
     /// Modules that are held by one, without a run.
     Parents,
@@ -64,6 +64,7 @@ pub struct Waves {
     pub kind: WaveKind,
     /// The waves.
     pub waves: Vec<Wave>,
+    pub(crate) divisions: Divisions,
 }
 
 /// What one modifier declares, as ids of a model.
@@ -77,6 +78,10 @@ pub(crate) struct Declared {
     pub(crate) reruns: BTreeSet<ModuleId>,
     /// Whether it hears beside each value that of a run in which nothing has been changed.
     pub(crate) hears_unchanged: bool,
+    /// Modules whose output it divides, and those that it changes to make up for it.
+    pub(crate) divisions: BTreeMap<ModuleId, BTreeSet<ModuleId>>,
+    /// Where it can divide afterwards what it has heard.
+    pub(crate) divisible: BTreeSet<(ModuleId, TapPoint)>,
     /// Whether it needs whole layers.
     pub(crate) needs_layers: bool,
     /// Whether later waves see its changes.
@@ -87,18 +92,36 @@ impl Declared {
     /// Asks a modifier.
     pub(crate) fn of(modifier: &dyn lifecycle::Modifier, model: &Model, store: &dyn ModuleStore) -> Result<Self> {
         let find = |name: &String| model.tree().find(name);
+        let tap = |it: &Tap| Some((find(&it.module)?, it.point));
+        let division = |it: &Division| Some((find(&it.module)?, it.balanced.iter().filter_map(find).collect()));
         Ok(Self {
-            taps: modifier
-                .taps(store)?
-                .iter()
-                .filter_map(|it| Some((model.tree().find(&it.module)?, it.point)))
-                .collect(),
+            taps: modifier.taps(store)?.iter().filter_map(tap).collect(),
+            divisions: modifier.divisions(store)?.iter().filter_map(division).collect(),
+            divisible: modifier.divisible(store)?.iter().filter_map(tap).collect(),
             writes: modifier.writes(store)?.iter().filter_map(find).collect(),
             reruns: modifier.reruns(store)?.iter().filter_map(find).collect(),
             hears_unchanged: modifier.hears_unchanged(),
             needs_layers: modifier.wave() == lifecycle::Wave::Layer,
             propagates: modifier.propagates_error(),
         })
+    }
+}
+
+impl Declared {
+    /// Whether waves of targets serve it: it hears inputs of linears, and what it divides.
+    fn is_fine(&self, model: &Model) -> bool {
+        let is_heard = |(module, point): &(ModuleId, TapPoint)| match point {
+            TapPoint::Input => model.linear(*module).is_some(),
+            TapPoint::Output => self.divisions.contains_key(module),
+            _ => false,
+        };
+        !self.needs_layers && self.reruns.is_empty() && self.taps.iter().all(is_heard)
+    }
+
+    /// Modules before which waves of targets begin: what it hears or writes, but not what runs with them as it is divided.
+    fn targets(&self) -> impl Iterator<Item = ModuleId> + '_ {
+        let heard = self.taps.iter().map(|it| it.0);
+        heard.chain(self.writes.iter().copied()).filter(|it| !self.divisions.contains_key(it))
     }
 }
 
@@ -119,20 +142,30 @@ pub(crate) fn hearing(lifecycle: &CompressionLifecycle) -> Vec<usize> {
 }
 
 impl Waves {
-    /// Cuts a model for modifiers.
+    /// Cuts a model for modifiers: into waves of targets where that is asked for and serves all of them, else into layers.
     pub(crate) fn of(model: &Model, declared: &[Declared], partition: Partition, inputs: TraceInputs) -> Result<Self> {
-        let is_leaf_input = |it: &(ModuleId, TapPoint)| it.1 == TapPoint::Input && model.linear(it.0).is_some();
-        let is_fine = |it: &Declared| !it.needs_layers && it.reruns.is_empty() && it.taps.iter().all(is_leaf_input);
-        let kind = match partition {
-            Partition::BeforeTargets if declared.iter().all(is_fine) => WaveKind::Targets,
-            _ => WaveKind::Layers,
-        };
+        let divisions = Divisions::of(model, declared, inputs)?;
+        let cut = |kind| Self::cut(model, kind, declared, partition, inputs);
+        let mut waves = None;
+        if partition == Partition::BeforeTargets && declared.iter().all(|it| it.is_fine(model)) {
+            let fine = cut(WaveKind::Targets)?;
+            waves = declared.iter().all(|it| divisions.are_within_waves(it, &fine.waves)).then_some(fine);
+        }
+        Ok(Self { divisions, ..waves.map_or_else(|| cut(WaveKind::Layers), Ok)? })
+    }
+
+    fn cut(
+        model: &Model,
+        kind: WaveKind,
+        declared: &[Declared],
+        partition: Partition,
+        inputs: TraceInputs,
+    ) -> Result<Self> {
         let targets: BTreeSet<ModuleId> = match kind {
             WaveKind::Targets => {
-                let tapped = declared.iter().flat_map(|it| it.taps.iter().map(|it| it.0));
-                let written = declared.iter().flat_map(|it| it.writes.iter().copied());
                 let is_leaf = |it: &ModuleId| model.tree().children(*it).next().is_none();
-                with_idle_layers(model, tapped.chain(written).filter(is_leaf).collect())?
+                let targets = declared.iter().flat_map(Declared::targets).filter(is_leaf).collect();
+                with_idle_layers(model, targets)?
             }
             _ => model.match_targets::<&str>(&[])?,
         };
@@ -147,7 +180,7 @@ impl Waves {
             let ids = called.into_iter().filter(|it| known.insert(*it)).collect();
             Wave::new(index, model, ids, Some(subgraph))
         });
-        Ok(Self { kind, waves: waves.collect() })
+        Ok(Self { kind, waves: waves.collect(), divisions: Divisions::default() })
     }
 
     /// Modules that are held by one parent, for a run without data.
@@ -162,7 +195,7 @@ impl Waves {
             order[at].push(id);
         }
         let waves = order.into_iter().enumerate().map(|(index, ids)| Wave::new(index, model, ids, None));
-        Self { kind: WaveKind::Parents, waves: waves.collect() }
+        Self { kind: WaveKind::Parents, waves: waves.collect(), divisions: Divisions::default() }
     }
 }
 
@@ -182,13 +215,17 @@ fn with_idle_layers(model: &Model, targets: BTreeSet<ModuleId>) -> Result<BTreeS
 /// How far a subgraph has to run for taps to be heard.
 pub(crate) fn extent_for(
     model: &Model,
-    kind: WaveKind,
+    (kind, divisions): (WaveKind, &Divisions),
     subgraph: &Subgraph,
     taps: &BTreeSet<(ModuleId, TapPoint)>,
 ) -> Extent {
-    let tapped: BTreeSet<ModuleId> = taps.iter().map(|it| it.0).collect();
     if kind == WaveKind::Targets {
-        return Extent::InputsOf(tapped);
+        // What is divided has run where the inputs of its readers are there.
+        let heard = |(module, point): &(ModuleId, TapPoint)| match point {
+            TapPoint::Input => vec![*module],
+            _ => divisions.readers(*module).collect(),
+        };
+        return Extent::InputsOf(taps.iter().flat_map(heard).collect());
     }
     let calls: Vec<&[ModuleId]> = subgraph
         .graph

@@ -302,7 +302,7 @@ fn weights_by(recipe: &Recipe, partition: &'static str, pipeline: Option<&'stati
 }
 
 #[test]
-fn a_correction_changes_what_lies_behind_a_change_and_is_refused_behind_one_in_the_same_layer() {
+fn a_correction_changes_what_lies_behind_a_change_and_is_refused_behind_a_pass_of_another() {
     let (gptq, corrected) = (&RECIPES[0], &CORRECTED);
     let (first, last) = ("model.layers.0.self_attn.q_proj.weight_scale", "model.layers.1.mlp.down_proj.weight_packed");
     let plain = Recipe {
@@ -327,7 +327,7 @@ fn a_correction_changes_what_lies_behind_a_change_and_is_refused_behind_one_in_t
     };
     let behind = |model: &Model| {
         let corrected = (CORRECTED.modifiers)(model);
-        json!({"SmoothQuantModifier": {}, "GPTQModifier": corrected["GPTQModifier"]})
+        json!({"AWQModifier": {"n_grid": 3}, "GPTQModifier": corrected["GPTQModifier"]})
     };
     refused(behind, "compat", 65, &["GPTQModifier", "the first of the recipe"]);
     let too_much = |model: &Model| {
@@ -356,6 +356,37 @@ fn pipelines_differ_in_what_modifiers_hear() {
     let last = "model.layers.1.mlp.up_proj.weight";
     for (idx, one) in both.iter().enumerate() {
         assert!(both[..idx].iter().all(|it| it[last] != one[last]), "{idx}");
+    }
+}
+
+#[test]
+fn statistics_gathered_once_serve_smoothing_and_gptq() {
+    let of_smoothed = Recipe {
+        name: "smoothquant_gptq_static",
+        needs_data: true,
+        modifiers: |_| {
+            let weights = json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel"});
+            let inputs = json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor"});
+            let group = json!({"targets": ["Linear"], "weights": weights, "input_activations": inputs});
+            json!({
+                "SmoothQuantModifier": {"smoothing_strength": 0.8},
+                "GPTQModifier": {"ignore": ["lm_head"], "config_groups": {"group_0": group}},
+            })
+        },
+    };
+    let passes = |recipe, partition| {
+        let cell = Cell::new(&MODELS[0], recipe, partition);
+        let out = cell.out("out");
+        cell.run(&out, "").expect(0);
+        assert_eq!(verify(&out, &cell.source)["faults"], json!([]));
+        let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        report["n_passes"].as_u64().unwrap()
+    };
+    // Two layers; one scale for all channels is found from inputs as they become, those of q, k, v and those of gate and up.
+    for (partition, waves, smoothed) in [("before_targets", 2 * 4, 2 * 2), ("compat", 2, 2)] {
+        assert_eq!(passes(&RECIPES[0], partition), waves);
+        assert_eq!(passes(&RECIPES[1], partition), waves);
+        assert_eq!(passes(&of_smoothed, partition), waves + smoothed);
     }
 }
 

@@ -149,6 +149,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         input_bytes: source.tensors().map(|it| it.n_bytes()).sum(),
         output_bytes: plan.shards.iter().flat_map(|it| &it.tensors).filter_map(TensorSpec::n_bytes).sum(),
         n_resumed: 0,
+        n_passes: 0,
         phases: IndexMap::new(),
         seconds: 0.0,
         peak_bytes: 0,
@@ -183,6 +184,7 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
         Ok(it) => it,
         Err(error) => return Err(give_up(error, *writer)),
     };
+    report.n_passes = times.passes;
     report.phases.extend(times.by_name().map(|(name, seconds)| (name.to_owned(), seconds)));
     report.modules = module_reports(&plan, &lifecycle, &told.records);
     report.said = told.said;

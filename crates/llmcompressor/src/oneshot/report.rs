@@ -70,6 +70,9 @@ pub struct OneshotReport {
     pub output_bytes: u64,
     /// Units that an interrupted run had finished before.
     pub n_resumed: usize,
+    /// Passes of that run that modifiers heard: each over all data, through the modules of one wave.
+    #[serde(default)]
+    pub n_passes: usize,
     /// Seconds of each phase of the run that finished the output.
     pub phases: IndexMap<String, f64>,
     /// Seconds of reading, computing and writing.

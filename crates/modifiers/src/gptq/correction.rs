@@ -44,6 +44,18 @@ impl CrossMoments {
         Ok(())
     }
 
+    /// The moments after the inputs were divided by `scales` (N), as smoothing does: `diag(1/s) D diag(1/s)`.
+    ///
+    /// # Errors
+    /// Scales of another number.
+    pub(super) fn divide_inputs(&mut self, scales: &[f32]) -> Result<()> {
+        check_len("scales", scales.len(), &[self.cols])?;
+        for (row, s) in self.sum.chunks_exact_mut(self.cols.max(1)).zip(scales) {
+            row.iter_mut().zip(scales).for_each(|(sum, t)| *sum = *sum / s / t);
+        }
+        Ok(())
+    }
+
     /// `share D H^-1` (N, N), H as it was damped and factored; nothing where no input has moved or there is no factor.
     ///
     /// # Errors
@@ -155,6 +167,22 @@ mod tests {
                 assert!(error(&W, &u, &beside, &x) > least, "{i} {step}");
             }
         }
+    }
+
+    #[test]
+    fn moments_that_are_divided_are_those_of_divided_inputs() {
+        let (x, u, _, mut cross) = scene();
+        // Powers of two divide without rounding, so that the bits agree.
+        let by = [0.5f32, 2.0, 1.0, 4.0, 0.25, 8.0];
+        cross.divide_inputs(&by).unwrap();
+        let divided = |it: &[f32]| -> Vec<f32> { it.iter().enumerate().map(|(i, x)| x / by[i % N]).collect() };
+        let mut of_divided = CrossMoments::new(N);
+        for part in [0..16 * N, 16 * N..T * N] {
+            let (x, mut u) = (divided(&x[part.clone()]), divided(&u[part]));
+            of_divided.accumulate(Profile::detect(), &x, &mut u).unwrap();
+        }
+        assert_eq!(cross, of_divided);
+        assert!(cross.divide_inputs(&by[1..]).is_err());
     }
 
     #[test]

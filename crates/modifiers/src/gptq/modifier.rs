@@ -1,6 +1,9 @@
 //! When second moments are gathered and weights rounded.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Instant,
+};
 
 use compressed_tensors::DType;
 use half::bf16;
@@ -346,6 +349,23 @@ impl Modifier for GptqModifier {
             }
         }
         Ok(taps)
+    }
+
+    fn divisible(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
+        // One scale for many channels cannot be found from ranges that are one for many channels too.
+        let observed = self.config.quantization.targets_in(model)?.taps();
+        Ok(self.taps(model)?.into_iter().filter(|it| !observed.contains(it)).collect())
+    }
+
+    fn divide(&mut self, taps: &[Tap], divisors: &[f32]) -> Result<()> {
+        let inputs = taps.iter().filter_map(|it| self.input_of.get(&it.module).copied());
+        let inputs: BTreeSet<usize> = inputs.collect();
+        for idx in inputs {
+            let Input { leader, hessian, moved, .. } = &mut self.inputs[idx];
+            hessian.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
+            moved.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Result<Value> {

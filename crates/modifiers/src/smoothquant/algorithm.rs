@@ -184,6 +184,23 @@ pub fn divide_norm(norm: Norm, scales: &[f64], weight: &mut [f32]) -> Result<()>
     Ok(())
 }
 
+/// By what a norm's output is divided where its weight is now `after`: the scales but for the rounding of the weight, which is
+/// large for one that is stored as its distance from an offset.
+///
+/// # Errors
+/// Lists of different lengths.
+pub fn divisors(norm: Norm, scales: &[f32], before: &[f32], after: &[f32]) -> Result<Vec<f32>> {
+    check_len("norm weight", before.len(), &[scales.len()])?;
+    check_len("norm weight", after.len(), &[scales.len()])?;
+    let wide = |it: &f32| f64::from(norm.offset) + f64::from(*it);
+    let one = |((s, before), after): ((&f32, &f32), &f32)| {
+        let ratio = (wide(before) / wide(after)) as f32;
+        // A channel that is nothing may be divided by anything.
+        if ratio.is_finite() && ratio > 0.0 { ratio } else { *s }
+    };
+    Ok(scales.iter().zip(before).zip(after).map(one).collect())
+}
+
 /// Divides what a linear gives: the last rows of its weight `(O, N)`, as many as there are scales. A bias is a weight of one
 /// column.
 ///

@@ -8,7 +8,9 @@ pub mod config;
 pub mod mappings;
 pub(crate) mod modifier;
 
-pub use algorithm::{ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, multiply_columns, scales};
+pub use algorithm::{
+    ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, divisors, multiply_columns, scales,
+};
 pub use config::SmoothQuantFields;
 pub use mappings::{Mapping, NamedMapping, Resolved};
 pub use modifier::{SmoothQuantModifier, apply};

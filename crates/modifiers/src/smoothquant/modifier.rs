@@ -8,12 +8,15 @@ use compressed_tensors::{
 };
 use indexmap::IndexMap;
 use lifecycle::{
-    Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint, Wave, error::Error,
+    Division, Divisors, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
+    error::Error,
 };
 use serde_json::{Value, json};
 
 use super::{
-    algorithm::{ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, multiply_columns, scales},
+    algorithm::{
+        ChannelRange, Norm, Smoothing, column_maxima, divide_norm, divide_rows, divisors, multiply_columns, scales,
+    },
     config::{SmoothQuantFields, refuse_schedule},
     mappings::{OFFSET_NORM_CLASSES, Resolved, mappings_for},
 };
@@ -28,6 +31,7 @@ pub struct SmoothQuantModifier {
     config: SmoothQuantFields,
     mappings: Vec<Resolved>,
     ranges: IndexMap<String, ChannelRange>,
+    divisors: Vec<Divisors>,
     report: Vec<Value>,
 }
 
@@ -60,8 +64,8 @@ impl SmoothQuantModifier {
         let settings = take_settings(&mut own)?;
         refuse_schedule(&settings)?;
         let config = SmoothQuantFields::read(own.clone())?;
-        let (mappings, ranges, report) = (Vec::new(), IndexMap::new(), Vec::new());
-        Ok(Self { type_name, settings, fields: own, config, mappings, ranges, report })
+        let (mappings, ranges, divisors, report) = (Vec::new(), IndexMap::new(), Vec::new(), Vec::new());
+        Ok(Self { type_name, settings, fields: own, config, mappings, ranges, divisors, report })
     }
 
     /// The mappings in a model, without those that are ignored or frozen as a whole.
@@ -103,10 +107,17 @@ impl SmoothQuantModifier {
             let weight = Parameter::read(model, name, "weight")?;
             column_maxima(&weight.values, &mut maxima)?;
         }
-        let float = Parameter::read(model, &mapping.smooth, "weight")?.float;
-        let found = scales(self.config.smoothing, range, &maxima, float)?;
+        let before = Parameter::read(model, &mapping.smooth, "weight")?;
+        let found = scales(self.config.smoothing, range, &maxima, before.float)?;
         let wide: Vec<f64> = found.iter().map(|it| f64::from(*it)).collect();
         apply(model, mapping, &wide)?;
+        let by = if let Some(norm) = norm_of(model, &mapping.smooth, &before)? {
+            let after = Parameter::read(model, &mapping.smooth, "weight")?;
+            divisors(norm, &found, &before.values, &after.values)?
+        } else {
+            found.clone()
+        };
+        self.divisors.push(Divisors { module: mapping.smooth.clone(), by });
         let bounds = found.iter().fold((f32::INFINITY, 0.0f32), |(low, high), it| (low.min(*it), high.max(*it)));
         self.report.push(json!({
             "smooth": mapping.smooth,
@@ -132,10 +143,7 @@ pub fn apply(model: &mut dyn ModuleStore, mapping: &Resolved, scales: &[f64]) ->
         weight.write(model)?;
     }
     let mut weight = Parameter::read(model, &mapping.smooth, "weight")?;
-    if weight.shape.len() == 1 {
-        let classes = &model.module(&mapping.smooth)?.classes;
-        let has_offset = classes.iter().any(|it| OFFSET_NORM_CLASSES.contains(&it.as_str()));
-        let norm = Norm { offset: if has_offset { 1.0 } else { 0.0 }, float: weight.float };
+    if let Some(norm) = norm_of(model, &mapping.smooth, &weight)? {
         divide_norm(norm, scales, &mut weight.values).map_err(|e| e.at(&mapping.smooth))?;
     } else {
         let cols = weight.shape.get(1).copied().unwrap_or(1);
@@ -148,6 +156,14 @@ pub fn apply(model: &mut dyn ModuleStore, mapping: &Resolved, scales: &[f64]) ->
         bias.write(model)?;
     }
     Ok(())
+}
+
+/// How a module with this weight multiplies; none where the weight is a matrix.
+fn norm_of(model: &dyn ModuleStore, name: &str, weight: &Parameter) -> Result<Option<Norm>> {
+    let classes = &model.module(name)?.classes;
+    let has_offset = classes.iter().any(|it| OFFSET_NORM_CLASSES.contains(&it.as_str()));
+    let norm = Norm { offset: if has_offset { 1.0 } else { 0.0 }, float: weight.float };
+    Ok((weight.shape.len() == 1).then_some(norm))
 }
 
 /// A whole parameter as f32.
@@ -200,10 +216,6 @@ impl Modifier for SmoothQuantModifier {
         true
     }
 
-    fn wave(&self) -> Wave {
-        Wave::Layer
-    }
-
     fn reads(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
         self.writes(model)
     }
@@ -214,6 +226,28 @@ impl Modifier for SmoothQuantModifier {
 
     fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
         Ok(self.resolve(model)?.into_iter().map(|it| Tap::new(it.smooth, TapPoint::Output)).collect())
+    }
+
+    fn divisions(&self, model: &dyn ModuleStore) -> Result<Vec<Division>> {
+        Ok(self.resolve(model)?.into_iter().map(|it| Division { module: it.smooth, balanced: it.balance }).collect())
+    }
+
+    fn divisible(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
+        self.taps(model)
+    }
+
+    fn take_divisors(&mut self) -> Vec<Divisors> {
+        std::mem::take(&mut self.divisors)
+    }
+
+    fn divide(&mut self, taps: &[Tap], divisors: &[f32]) -> Result<()> {
+        let wide: Vec<f64> = divisors.iter().map(|it| f64::from(*it)).collect();
+        for tap in taps {
+            if let Some(range) = self.ranges.get_mut(&tap.module) {
+                range.divide(&wide).map_err(|e| e.at(&tap.module))?;
+            }
+        }
+        Ok(())
     }
 
     fn take_data(&mut self) -> Option<Value> {
@@ -242,6 +276,7 @@ impl Modifier for SmoothQuantModifier {
     fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
         let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
         let model = state.model_mut()?;
+        self.divisors.clear();
         let wave: Vec<Resolved> =
             self.mappings.iter().filter(|it| modules.contains(it.smooth.as_str())).cloned().collect();
         for mapping in &wave {

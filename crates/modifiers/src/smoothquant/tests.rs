@@ -119,6 +119,62 @@ fn ranges_divided_afterwards_are_ranges_of_the_divided_activation() {
     assert_eq!(after, before);
 }
 
+/// How far an element of second moments that were divided may be from one of the smoothed input, as a share of what the two
+/// channels allow: values of 8 bits are rounded before and behind, mostly not the same way.
+const MOMENTS: f64 = 1e-3;
+
+#[test]
+fn second_moments_that_are_divided_are_those_of_the_smoothed_input() {
+    let (profile, float) = (kernels::Profile::detect(), Float::BF16);
+    let (channels, n_tokens) = (24usize, 640usize);
+    let mut seed = 3u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((seed >> 33) as f32 / (1u64 << 30) as f32) - 1.0
+    };
+    let normed: Vec<f32> = (0..channels * n_tokens).map(|_| 2.0 * random()).collect();
+    let balance: Vec<f32> = (0..channels * 16).map(|_| float.round(0.1 * random())).collect();
+    for offset in [0.0f32, 1.0] {
+        // Every fifth channel has large values, which smoothing is for.
+        let weight = |channel: usize| if channel.is_multiple_of(5) { 40.0 } else { 1.0 } - offset;
+        let before: Vec<f32> = (0..channels).map(|it| float.round(weight(it) + 0.3 * random())).collect();
+        let given = |weight: &[f32]| -> Vec<f32> {
+            normed.iter().enumerate().map(|(i, x)| float.round(x * (offset + weight[i % channels]))).collect()
+        };
+        let moments = |x: &[f32]| {
+            let mut hessian = crate::gptq::Hessian::new(channels);
+            hessian.accumulate(profile, kernels::Mat::new(x, n_tokens, channels).unwrap(), 1).unwrap();
+            hessian
+        };
+        let mut range = ChannelRange::new(channels);
+        range.observe(&given(&before)).unwrap();
+        let mut maxima = vec![0.0; channels];
+        column_maxima(&balance, &mut maxima).unwrap();
+        let found = scales(Smoothing::SmoothQuant { strength: 0.8 }, &range, &maxima, float).unwrap();
+        let (norm, mut after) = (Norm { offset, float }, before.clone());
+        divide_norm(norm, &wide(&found), &mut after).unwrap();
+        let of_smoothed = moments(&given(&after));
+        let largest = |by: &[f32]| {
+            let mut divided = moments(&given(&before));
+            divided.divide_inputs(by).unwrap();
+            let (divided, expected) = (divided.sum(), of_smoothed.sum());
+            let at = |i: usize, j: usize| i * channels + j;
+            let pairs = (0..channels).flat_map(|i| (i..channels).map(move |j| (i, j)));
+            let off = |(i, j): (usize, usize)| {
+                let whole = f64::from(expected[at(i, i)]).sqrt() * f64::from(expected[at(j, j)]).sqrt();
+                f64::from(divided[at(i, j)] - expected[at(i, j)]).abs() / whole
+            };
+            pairs.map(off).fold(0.0, f64::max)
+        };
+        let off = largest(&divisors(norm, &found, &before, &after).unwrap());
+        assert!(off < MOMENTS, "{offset}: {off}");
+        // The scales alone do not know how the norm's weight was rounded.
+        assert!(largest(&found) > 2.0 * MOMENTS, "{offset}");
+    }
+    let nothing = divisors(Norm { offset: 0.0, float }, &[3.0], &[0.0], &[0.0]).unwrap();
+    assert_eq!(nothing, [3.0]);
+}
+
 #[test]
 fn a_channel_without_tokens_or_with_nan_is_refused_by_number() {
     let smoothing = Smoothing::SmoothQuant { strength: 0.5 };

@@ -1,6 +1,9 @@
 //! Runs over a small model with modifiers that only look, and what a store gives back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has failed")]
 
+mod choice;
+mod divisions;
+
 use std::sync::{Arc, Mutex};
 
 use checkpoint::Source;
