@@ -127,6 +127,14 @@ impl ModifierDriver {
         })
     }
 
+    /// Asks the modifier whether calibration can start.
+    ///
+    /// # Errors
+    /// What the modifier refuses.
+    pub fn check(&self, state: &State) -> Result<()> {
+        self.modifier.check(state).map_err(|error| error.at(self.place()))
+    }
+
     /// Finalizes the modifier and drops its taps.
     ///
     /// # Errors

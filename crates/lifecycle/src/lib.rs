@@ -121,7 +121,7 @@ pub use self::{
     hooks::{Hook, HookGuard, HookId, HookView, Hooks, Tap, TapPoint},
     lifecycle::{CompressionLifecycle, EVENT_ORDER, EventPayload, InitializeArgs, Signal, TapSink},
     memory_model::{MemoryModel, f32_array},
-    model::{Activation, ModuleFacts, ModuleStore, ParameterFacts, Sample},
+    model::{Activation, ModuleFacts, ModuleStore, ParameterFacts, Sample, See},
     modifier::{Division, Divisors, Fields, Modifier, Settings, Wave},
     recipe::{Recipe, RecipeInput, Registry},
     session::{CompressionSession, LifecycleCallbacks, ModifiedState},

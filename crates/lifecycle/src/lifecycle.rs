@@ -260,6 +260,14 @@ impl CompressionLifecycle {
         Ok(Some(data))
     }
 
+    /// Asks all modifiers whether calibration can start.
+    ///
+    /// # Errors
+    /// What the first of them refuses.
+    pub fn check(&self) -> Result<()> {
+        self.modifiers.iter().try_for_each(|it| it.check(&self.state))
+    }
+
     /// Finalizes all modifiers.
     ///
     /// # Errors

@@ -98,15 +98,20 @@ pub trait ModuleStore: Any + Send {
     /// An unknown name.
     fn remove(&mut self, name: &str) -> Result<()>;
 
-    /// Runs a module once more on what it was given in a batch of the current wave, with some parameters replaced by values
-    /// of their shape. Only for modules that a modifier named in [`reruns`](crate::Modifier::reruns); no tap is fed.
+    /// Runs a module once more on what it was given in batches of the current wave, with some parameters replaced by values of
+    /// their shape, and shows `see` the first value that it gives, with its position in `batches`; several may be seen at a
+    /// time, in any order. Only for modules that a modifier named in [`reruns`](crate::Modifier::reruns); no tap is fed.
     ///
     /// # Errors
-    /// A store that cannot run its model, which is what the default says; a module or batch whose inputs were not kept.
-    fn rerun(&self, module: &str, _batch_idx: usize, _replaced: &[(&str, &[f32])]) -> Result<Array> {
+    /// A store that cannot run its model, which is what the default says; a module or batch whose inputs were not kept; what
+    /// `see` finds.
+    fn rerun(&self, module: &str, _batches: &[usize], _replaced: &[(&str, &[f32])], _see: See<'_>) -> Result<()> {
         Err(Error::failed(format_args!("this store cannot run module `{module}` again")))
     }
 }
+
+/// Takes a value of a module that runs again, and the position of its batch.
+pub type See<'a> = &'a (dyn Fn(usize, &dyn Activation) -> Result<()> + Sync);
 
 impl dyn ModuleStore {
     /// The store as the type that implements it.

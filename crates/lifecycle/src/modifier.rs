@@ -238,6 +238,15 @@ pub trait Modifier: Send {
     /// A model or configuration that does not fit.
     fn on_initialize(&mut self, state: &mut State) -> Result<bool>;
 
+    /// Looks, once all modifiers of the recipe are initialized, for what would stop calibration: heard before anything is
+    /// written.
+    ///
+    /// # Errors
+    /// A model, a scheme of another modifier, or data that it cannot work with.
+    fn check(&self, _state: &State) -> Result<()> {
+        Ok(())
+    }
+
     /// Cleans up. `false` leaves the modifier unfinalized.
     ///
     /// # Errors

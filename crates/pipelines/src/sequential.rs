@@ -84,7 +84,7 @@ pub(crate) struct Course<'a> {
     /// What flows where nothing has been changed, if somebody hears it.
     unchanged: Option<Boundaries>,
     shapes: Vec<Vec<usize>>,
-    lanes: Lanes,
+    lanes: Arc<Lanes>,
     pub(crate) times: Times,
     pub(crate) lifecycle: &'a mut CompressionLifecycle,
 }
@@ -189,7 +189,8 @@ impl Sequential {
         }
         // Windows run side by side only where memory has no ceiling that they would share.
         let is_single = self.engine.budget.limit_bytes().is_some();
-        let lanes = Lanes::new(if is_single { 1 } else { rayon::current_num_threads() })?;
+        let lanes = Arc::new(Lanes::new(if is_single { 1 } else { rayon::current_num_threads() })?);
+        lifecycle.state.model_mut()?.as_engine::<ModelStore>()?.set_lanes(Arc::clone(&lanes));
         let times = Times::default();
         Ok(Course {
             declared,

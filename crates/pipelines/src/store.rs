@@ -7,9 +7,11 @@ use compressed_tensors::{
     numbers::{read_f32, write_f32},
 };
 use graph::ModuleId;
-use lifecycle::{Error, ErrorKind, ModuleFacts, ModuleStore, ParameterFacts, Result};
+use lifecycle::{Error, ErrorKind, ModuleFacts, ModuleStore, ParameterFacts, Result, See};
 use models::{Model, ParameterId, ParameterInfo, Run};
 use tensor::{Engine, Routing, Tensor};
+
+use crate::{activation::TensorActivation, lanes::Lanes};
 
 /// A model, what was added to its modules, and the inputs that were kept of some.
 pub struct ModelStore {
@@ -19,6 +21,7 @@ pub struct ModelStore {
     at: HashMap<String, usize>,
     added: HashMap<String, Array>,
     kept: HashMap<(ModuleId, usize), Vec<Tensor>>,
+    lanes: Arc<Lanes>,
 }
 
 impl ModelStore {
@@ -48,7 +51,7 @@ impl ModelStore {
             facts.push(ModuleFacts { name, ..module });
         }
         let at = facts.iter().enumerate().map(|(idx, it)| (it.name.clone(), idx)).collect();
-        Ok(Self { model, engine, facts, at, added: HashMap::new(), kept: HashMap::new() })
+        Ok(Self { model, engine, facts, at, added: HashMap::new(), kept: HashMap::new(), lanes: Arc::default() })
     }
 
     /// The model.
@@ -64,6 +67,11 @@ impl ModelStore {
     /// Leaves modules as they are: patterns match them, and no modifier takes them up.
     pub fn freeze(&mut self, is_frozen: impl Fn(&str) -> bool) {
         self.facts.iter_mut().for_each(|it| it.frozen = is_frozen(&it.name));
+    }
+
+    /// Threads for modules that run again.
+    pub(crate) fn set_lanes(&mut self, lanes: Arc<Lanes>) {
+        self.lanes = lanes;
     }
 
     /// Keeps what a module was given in a batch.
@@ -247,11 +255,15 @@ impl ModuleStore for ModelStore {
         Ok(())
     }
 
-    fn rerun(&self, module: &str, batch_idx: usize, replaced: &[(&str, &[f32])]) -> Result<Array> {
+    fn rerun(&self, module: &str, batches: &[usize], replaced: &[(&str, &[f32])], see: See<'_>) -> Result<()> {
         let id = self.model.tree().find(module).ok_or_else(|| unknown("module", module))?;
-        let inputs = self.kept.get(&(id, batch_idx)).ok_or_else(|| {
-            Error::failed(format_args!("the inputs of module `{module}` in batch {batch_idx} were not kept"))
-        })?;
+        let mut runs = Vec::with_capacity(batches.len());
+        for (idx, batch) in batches.iter().enumerate() {
+            let inputs = self.kept.get(&(id, *batch)).ok_or_else(|| {
+                Error::failed(format_args!("the inputs of module `{module}` in batch {batch} were not kept"))
+            })?;
+            runs.push((idx, inputs.clone()));
+        }
         let mut before = Vec::with_capacity(replaced.len());
         let mut outcome = Ok(());
         for (parameter, values) in replaced {
@@ -263,23 +275,31 @@ impl ModuleStore for ModelStore {
                 }
             }
         }
-        let outputs = outcome.and_then(|()| {
-            let engine = self.engine.with_routing(Routing::Chosen);
-            let run = Run { engine: &engine, hooks: None };
-            self.model.call_module(run, id, inputs.clone()).map_err(Error::failed)
-        });
+        let outcome = outcome.and_then(|()| self.run_kept(id, runs, see));
         for (parameter, tensor) in before {
             self.model.store().exchange(parameter, tensor).map_err(Error::failed)?;
         }
-        let first = outputs?.into_iter().next();
-        let output = first.ok_or_else(|| Error::failed(format_args!("module `{module}` gives no value")))?;
-        let output = output.dense(&self.engine.budget).map_err(Error::failed)?;
-        let data = output.as_bytes().map_err(Error::failed)?.to_vec();
-        Ok(Array { dtype: output.dtype(), shape: output.shape().to_vec(), data })
+        outcome
     }
 }
 
 impl ModelStore {
+    /// Runs a module on inputs side by side, and shows what it gives with the number of each.
+    fn run_kept(&self, module: ModuleId, mut runs: Vec<(usize, Vec<Tensor>)>, see: See<'_>) -> Result<()> {
+        let engine = self.engine.with_routing(Routing::Chosen);
+        let run = |(idx, inputs): (usize, Vec<Tensor>)| {
+            let run = Run { engine: &engine, hooks: None };
+            let first = self.model.call_module(run, module, inputs).map_err(Error::failed)?.into_iter().next();
+            let name = || self.model.tree().path(module);
+            let output = first.ok_or_else(|| Error::failed(format_args!("module `{}` gives no value", name())))?;
+            see(idx, &TensorActivation(output.dense(&engine.budget).map_err(Error::failed)?))
+        };
+        // The first by itself, since it lays the weights out.
+        let others = runs.split_off(runs.len().min(1));
+        runs.into_iter().try_for_each(run)?;
+        self.lanes.each(others, run).map(|_| ())
+    }
+
     /// Puts values in the place of a parameter, rounded to its own type and then to the one computed in.
     fn exchange(&self, parameter: &str, values: &[f32]) -> Result<(ParameterId, Option<Tensor>)> {
         let id = self.find(parameter)?;

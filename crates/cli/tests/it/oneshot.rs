@@ -538,10 +538,15 @@ fn under_a_loss_mask_awq_counts_only_the_tokens_that_it_marks() {
     cell.run(&cell.out("out"), "--use-loss-mask").expect(77).says(&["--overwrite"]);
     let experts = Cell::new(&MODELS[1], &RECIPES[2], PARTITIONS[0]);
     fs::write(experts.data.as_ref().unwrap(), masked_rows(24, 16)).unwrap();
+    // Refused before anything is written: what is there stays.
+    experts.run(&experts.out("out"), "").expect(0);
+    let before = read_tensors(&experts.out("out"));
     experts
-        .run(&experts.out("out"), "--use-loss-mask")
+        .run(&experts.out("out"), "--overwrite --use-loss-mask")
         .expect(65)
         .says(&["a loss mask cannot follow tokens into experts"]);
+    assert!(read_tensors(&experts.out("out")) == before);
+    assert!(!experts.out("out").join(".llmc").exists());
 }
 
 /// The golden model with one weight for embedding and head.

@@ -89,6 +89,9 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     let reads_data = pipeline::reads_data(pipeline, &lifecycle);
     let data = reads_data.then(|| data::load(&options.data, source.dir(), &model, &engine)).transpose()?;
     lifecycle.state.loss_masks = data.as_ref().and_then(|it| it.loss_masks.clone());
+    if reads_data {
+        lifecycle.check()?;
+    }
     let mut warnings = source.warnings().to_vec();
     warnings.extend(overruled);
     if let Some(data) = &data {

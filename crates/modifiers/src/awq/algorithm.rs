@@ -1,4 +1,4 @@
-//! Statistics, the grid of scales, and the search.
+//! Statistics, the grid of scales, and the weights that a candidate makes.
 
 use compressed_tensors::{
     args::{QuantizationArgs, QuantizationStrategy},
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::{
     error::{ErrorKind, Result, check_len},
     quantization::algorithm::{WeightSpec, amax},
-    smoothquant::algorithm::{multiply_columns, power},
+    smoothquant::algorithm::power,
 };
 
 /// What a scale is at least, before all are normalized, and what is added where it is divided by a power of weights.
@@ -209,52 +209,8 @@ pub fn candidate_scales(x_mean: &[f32], w_mean: &[f64], candidate: Candidate) ->
     scales
 }
 
-/// What a search found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Best {
-    /// Scales to apply, one per channel.
-    pub scales: Vec<f64>,
-    /// Position of the candidate in the grid.
-    pub index: usize,
-    /// Loss of every candidate.
-    pub losses: Vec<f64>,
-}
-
-/// Tries all candidates and keeps the first with the least loss.
-///
-/// `loss` is given the weights of all balance layers as a candidate makes them, `rtn(W s) / s` by their min-max scales, and
-/// says how far the parent's output is from that of the original weights.
-///
-/// # Errors
-/// Weights that do not fit; no finite loss; faults of `loss`.
-pub fn search(
-    grid: &[Candidate],
-    x_mean: &[f32],
-    w_mean: &[f64],
-    balance: &[Balance<'_>],
-    loss: &mut dyn FnMut(&[Vec<f32>]) -> Result<f64>,
-) -> Result<Best> {
-    check_len("weight means", w_mean.len(), &[x_mean.len()])?;
-    let mut best = Best { scales: Vec::new(), index: 0, losses: Vec::with_capacity(grid.len()) };
-    let mut least = f64::INFINITY;
-    let mut weights: Vec<Vec<f32>> = balance.iter().map(|it| it.weight.to_vec()).collect();
-    for (index, candidate) in grid.iter().enumerate() {
-        let scales = candidate_scales(x_mean, w_mean, *candidate);
-        fill_candidate(&scales, balance, &mut weights)?;
-        let found = loss(&weights)?;
-        best.losses.push(found);
-        if found < least {
-            (least, best.scales, best.index) = (found, scales, index);
-        }
-    }
-    match least.is_finite() {
-        true => Ok(best),
-        false => Err(ErrorKind::NoFiniteLoss { candidates: grid.len() }.into()),
-    }
-}
-
 /// `rtn(W s) / s` of all quantized weights.
-fn fill_candidate(scales: &[f64], balance: &[Balance<'_>], weights: &mut [Vec<f32>]) -> Result<()> {
+pub(super) fn fill_candidate(scales: &[f64], balance: &[Balance<'_>], weights: &mut [Vec<f32>]) -> Result<()> {
     let cols = scales.len();
     let mut ranges = Vec::with_capacity(balance.len());
     for (layer, weight) in balance.iter().zip(&mut *weights) {
@@ -262,8 +218,9 @@ fn fill_candidate(scales: &[f64], balance: &[Balance<'_>], weights: &mut [Vec<f3
             ranges.push(0.0);
             continue;
         };
-        weight.copy_from_slice(layer.weight);
-        multiply_columns(layer.float, scales, weight)?;
+        let arch = Arch::new();
+        let rows = weight.par_chunks_exact_mut(cols.max(1)).zip(layer.weight.par_chunks_exact(cols.max(1)));
+        rows.for_each(|(row, from)| arch.dispatch(MultiplyRow { row, from, scales, float: layer.float }));
         ranges.push(match spec.args.strategy {
             QuantizationStrategy::TensorGroup => amax(&spec.ranges(weight)?),
             _ => 0.0,
@@ -275,186 +232,47 @@ fn fill_candidate(scales: &[f64], balance: &[Balance<'_>], weights: &mut [Vec<f3
         let shared = (0..balance.len()).filter(|&it| it == idx || of_set(it)).map(|it| ranges[it]).fold(0.0, f32::max);
         let qparams = spec.minmax(weight, Some(global_scale(shared, layer.float)))?;
         spec.round_to_nearest(&qparams, weight)?;
+        let arch = Arch::new();
         weight.par_chunks_exact_mut(cols.max(1)).for_each(|row| {
-            row.iter_mut().zip(scales).for_each(|(w, s)| *w = layer.float.round((f64::from(*w) / s) as f32));
+            arch.dispatch(DivideRow { row, scales, float: layer.float });
         });
     }
     Ok(())
 }
 
-/// Sum of squared differences over batches of outputs, as the reference adds them: differences, squares and each batch's sum
-/// are rounded to the outputs' type, the total is f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossSum {
+/// A row times scales, rounded.
+struct MultiplyRow<'a> {
+    row: &'a mut [f32],
+    from: &'a [f32],
+    scales: &'a [f64],
     float: Float,
-    total: f32,
-    elements: u64,
 }
 
-impl LossSum {
-    /// Of no batch, for outputs of type `float`.
-    pub fn new(float: Float) -> Self {
-        Self { float, total: 0.0, elements: 0 }
-    }
-
-    /// Adds outputs `(T, O)` of one batch; with a mask (T) only of tokens that count.
-    ///
-    /// # Errors
-    /// Slices of different lengths.
-    pub fn add(&mut self, original: &[f32], candidate: &[f32], mask: Option<&[bool]>) -> Result<()> {
-        check_len("a candidate's output", candidate.len(), &[original.len()])?;
-        let width = original.len() / mask.map_or(1, <[bool]>::len).max(1);
-        if let Some(mask) = mask {
-            check_len("an output", original.len(), &[mask.len(), width])?;
-        }
-        let counts = |i: usize| mask.is_none_or(|it| it[i / width.max(1)]);
-        let (mut sum, mut elements) = (0.0f64, 0);
-        for (_, (a, b)) in original.iter().zip(candidate).enumerate().filter(|(i, _)| counts(*i)) {
-            let difference = self.float.round(a - b);
-            sum += f64::from(self.float.round(difference * difference));
-            elements += 1;
-        }
-        self.total += self.float.round(sum as f32);
-        self.elements += elements;
-        Ok(())
-    }
-
-    /// Mean over all elements; NaN without any.
-    pub fn mean(&self) -> f64 {
-        f64::from(self.total) / self.elements as f64
-    }
-}
-
-/// Columns of a lane group in [`Gram::loss`].
-const LANES: usize = 8;
-/// Rows of a weight that are judged together.
-const LOSS_ROWS: usize = 16;
-
-/// Second moments of a linear's inputs in f64, upper triangle: the exact loss of any weight without a token.
-///
-/// f32 would not rank close candidates.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gram {
-    cols: usize,
-    sum: Vec<f64>,
-    n_tokens: u64,
-}
-
-impl Gram {
-    /// Of no token.
-    pub fn new(cols: usize) -> Self {
-        Self { cols, sum: vec![0.0; cols * cols], n_tokens: 0 }
-    }
-
-    /// Adds tokens `(T, N)`; with a mask (T) only those that count. The sums have one order, however tokens are cut.
-    ///
-    /// # Errors
-    /// Values that do not fill rows, a mask of another length.
-    pub fn accumulate(&mut self, tokens: &[f32], mask: Option<&[bool]>) -> Result<()> {
-        let cols = self.cols;
-        let n_tokens = tokens.len() / cols.max(1);
-        check_len("an activation", tokens.len(), &[n_tokens, cols])?;
-        if let Some(mask) = mask {
-            check_len("a loss mask", mask.len(), &[n_tokens])?;
-        }
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        let counts = |token: usize| mask.is_none_or(|it| it[token]);
-        self.n_tokens += (0..n_tokens).filter(|it| counts(*it)).count() as u64;
-        let arch = Arch::new();
-        // A block of tokens stays in cache while all rows take it.
-        for (block, tokens) in tokens.chunks(64 * cols).enumerate() {
-            let wide: Vec<f64> = tokens.iter().map(|it| f64::from(*it)).collect();
-            self.sum.par_chunks_mut(cols).enumerate().for_each(|(i, row)| {
-                for (t, x) in wide.chunks_exact(cols).enumerate() {
-                    if counts(block * 64 + t) {
-                        arch.dispatch(AddScaled { sum: &mut row[i..], x: &x[i..], by: x[i] });
-                    }
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// The moments after the inputs were divided by positive `scales`.
-    ///
-    /// # Errors
-    /// Scales of another number.
-    pub fn divide_inputs(&mut self, scales: &[f64]) -> Result<()> {
-        check_len("scales", scales.len(), &[self.cols])?;
-        for (row, s) in self.sum.chunks_mut(self.cols.max(1)).zip(scales) {
-            row.iter_mut().zip(scales).for_each(|(sum, t)| *sum /= s * t);
-        }
-        Ok(())
-    }
-
-    /// Tokens that counted.
-    pub fn n_tokens(&self) -> u64 {
-        self.n_tokens
-    }
-
-    /// Mean squared difference of the outputs of two weights `(O, N)`: `sum_o d_o G d_o^T / (T O)`.
-    ///
-    /// # Errors
-    /// Weights that do not fill rows.
-    pub fn loss(&self, original: &[f32], candidate: &[f32]) -> Result<f64> {
-        let cols = self.cols;
-        let rows = original.len() / cols.max(1);
-        check_len("weight", original.len(), &[rows, cols])?;
-        check_len("a candidate's weight", candidate.len(), &[rows, cols])?;
-        let mut per_row = vec![0.0f64; rows];
-        let block = cols.max(1) * LOSS_ROWS;
-        let pairs = original.par_chunks(block).zip(candidate.par_chunks(block));
-        let arch = Arch::new();
-        // A row of moments stays in cache while a block of weights takes it.
-        per_row.par_chunks_mut(LOSS_ROWS).zip(pairs).for_each(|(losses, (a, b))| {
-            let d: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
-            for (i, row) in self.sum.chunks_exact(cols).enumerate() {
-                for (loss, d) in losses.iter_mut().zip(d.chunks_exact(cols)) {
-                    let beyond = arch.dispatch(Dot(&row[i + 1..], &d[i + 1..]));
-                    *loss += d[i] * (row[i] * d[i] + 2.0 * beyond);
-                }
-            }
-        });
-        Ok(per_row.iter().sum::<f64>() / (self.n_tokens as f64 * rows as f64))
-    }
-}
-
-/// A sum in a fixed order that vector registers can follow.
-struct Dot<'a>(&'a [f64], &'a [f64]);
-
-impl NullaryFnOnce for Dot<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn call(self) -> f64 {
-        let mut lanes = [0.0f64; LANES];
-        let (chunks_a, rest_a) = self.0.as_chunks::<LANES>();
-        let (chunks_b, rest_b) = self.1.as_chunks::<LANES>();
-        for (a, b) in chunks_a.iter().zip(chunks_b) {
-            for lane in 0..LANES {
-                lanes[lane] += a[lane] * b[lane];
-            }
-        }
-        lanes.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
-    }
-}
-
-/// Adds a multiple of a row, each element for itself.
-struct AddScaled<'a> {
-    sum: &'a mut [f64],
-    x: &'a [f64],
-    by: f64,
-}
-
-impl NullaryFnOnce for AddScaled<'_> {
+impl NullaryFnOnce for MultiplyRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        for (sum, x) in self.sum.iter_mut().zip(self.x) {
-            *sum += self.by * x;
+        for ((to, from), s) in self.row.iter_mut().zip(self.from).zip(self.scales) {
+            *to = self.float.round((f64::from(*from) * s) as f32);
+        }
+    }
+}
+
+/// A row over scales, rounded.
+struct DivideRow<'a> {
+    row: &'a mut [f32],
+    scales: &'a [f64],
+    float: Float,
+}
+
+impl NullaryFnOnce for DivideRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (value, s) in self.row.iter_mut().zip(self.scales) {
+            *value = self.float.round((f64::from(*value) / s) as f32);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! When statistics are gathered, scales searched and applied.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range, sync::OnceLock};
 
 use compressed_tensors::{
     args::QuantizationStrategy,
-    numbers::Float,
     target::{NamedModule, lowest_common_ancestor},
 };
 use indexmap::IndexMap;
+use kernels::Profile;
 use lifecycle::{
     Activation, Event, Fields, Modifier, ModuleStore, Result, Sample, Settings, State, Tap, TapPoint, Wave,
     error::Error,
@@ -15,9 +15,12 @@ use lifecycle::{
 use serde_json::{Value, json};
 
 use super::{
-    algorithm::{ActivationMean, Balance, Best, DuoScaling, Gram, LossSum, search, weight_mean},
+    algorithm::{ActivationMean, Balance, DuoScaling, weight_mean},
     config::AwqFields,
+    loss::{BatchLoss, Gram},
     mappings::mappings_for,
+    outputs::Outputs,
+    search::{Best, Judge, race, search},
 };
 use crate::{
     error::ErrorKind,
@@ -37,6 +40,7 @@ pub struct AwqModifier {
     settings: Settings,
     fields: Fields,
     config: AwqFields,
+    profile: Profile,
     mappings: Option<Vec<Place>>,
     seen: IndexMap<String, Seen>,
     report: Vec<Value>,
@@ -64,7 +68,7 @@ impl AwqModifier {
     /// The type's name.
     pub const NAME: &'static str = "AWQModifier";
 
-    /// From all fields of a recipe, defaults written out.
+    /// From all fields of a recipe, defaults written out; computes under the profile that is best here.
     ///
     /// # Errors
     /// As [`AwqFields::read`].
@@ -72,7 +76,8 @@ impl AwqModifier {
         let mut own = fields.clone();
         let settings = take_settings(&mut own)?;
         let config = AwqFields::read(own.clone())?;
-        Ok(Self { settings, fields: own, config, mappings: None, seen: IndexMap::new(), report: Vec::new() })
+        let (profile, seen) = (Profile::detect(), IndexMap::new());
+        Ok(Self { settings, fields: own, config, profile, mappings: None, seen, report: Vec::new() })
     }
 
     /// The mappings in a model; those whose shapes do not fit (value projections with fewer heads than the output's) are
@@ -113,6 +118,35 @@ impl AwqModifier {
         self.mappings.clone().map_or_else(|| self.resolve(model), Ok)
     }
 
+    /// The mappings of which a layer has a scheme.
+    fn quantized(&self, state: &State) -> Result<Vec<Place>> {
+        let mut places = self.resolve(state.model()?)?;
+        let args = |name: &String| state.schemes.get(name).and_then(|it| it.weights.as_ref());
+        places.retain(|it| {
+            state.schemes.contains_key(&it.layers.smooth) || it.layers.balance.iter().any(|it| args(it).is_some())
+        });
+        for place in &places {
+            let refuse = |reason: &str| {
+                let (smooth, reason) = (place.layers.smooth.clone(), reason.to_owned());
+                Err(crate::Error::from(ErrorKind::Mapping { smooth, reason }).into())
+            };
+            let is_tensor = |it: &String| args(it).is_some_and(|it| it.strategy == QuantizationStrategy::Tensor);
+            if self.config.duo_scaling != DuoScaling::Off && place.layers.balance.iter().any(is_tensor) {
+                return refuse("duo_scaling needs more than one scale per weight, found strategy tensor");
+            }
+            let is_expert = |it: &String| it.contains(".experts.") && it.ends_with("down_proj");
+            if state.loss_masks.is_some() && place.layers.balance.iter().any(is_expert) {
+                return refuse("a loss mask cannot follow tokens into experts");
+            }
+        }
+        if places.is_empty() {
+            return Err(Error::failed(
+                "no mapped layer has a scheme, expected a quantizing modifier after AWQModifier that targets some",
+            ));
+        }
+        Ok(places)
+    }
+
     fn smooth(&mut self, state: &mut State, place: &Place, seen: &Seen) -> Result<()> {
         let layers = &place.layers;
         let mut weights = Vec::with_capacity(layers.balance.len());
@@ -138,9 +172,10 @@ impl AwqModifier {
             (Some(gram), [only]) => {
                 search(&self.config.grid, &x_mean, &w_mean, &balance, &mut |it| gram.loss(only.weight, &it[0]))?
             }
-            _ => by_running(state.model()?, place, seen, &names, |loss| {
-                search(&self.config.grid, &x_mean, &w_mean, &balance, loss)
-            })?,
+            _ => {
+                let run = Rerun { model: state.model()?, profile: self.profile, place, seen, names: &names };
+                run.judge(|loss| race(&self.config.grid, &x_mean, &w_mean, &balance, seen.batches.len(), loss))?
+            }
         };
         apply(state.model_mut()?, layers, &found.scales)?;
         self.report.push(json!({
@@ -148,53 +183,65 @@ impl AwqModifier {
             "balance": layers.balance,
             "tokens": seen.mean.n_tokens(),
             "candidate": {"ratio": self.config.grid[found.index].ratio, "duo_scaling": self.config.grid[found.index].duo},
-            "loss": found.losses[found.index],
-            "loss_of_first": found.losses.first(),
+            "loss": found.compared[1],
+            "loss_of_first": found.compared[0],
+            "losses": found.losses,
         }));
         Ok(())
     }
 }
 
-/// Searches with losses from running the parent again on every batch.
-fn by_running(
-    model: &dyn ModuleStore,
-    place: &Place,
-    seen: &Seen,
-    names: &[String],
-    search: impl FnOnce(&mut dyn FnMut(&[Vec<f32>]) -> crate::Result<f64>) -> crate::Result<Best>,
-) -> Result<Best> {
-    let run = |batch: usize, weights: &[(&str, &[f32])]| -> Result<(Vec<f32>, Float)> {
-        let output = model.rerun(&place.parent, batch, weights)?;
-        let mut values = vec![0.0; output.elements()];
-        let rows = values.len() / output.shape.last().copied().unwrap_or(1).max(1);
-        Activation::read_rows(&output, 0..rows, &mut values)?;
-        Ok((values, Float::of(output.dtype, "output")?))
-    };
-    let mut original = Vec::with_capacity(seen.batches.len());
-    for (batch, _) in &seen.batches {
-        original.push(run(*batch, &[])?);
-    }
-    // A fault of the model is kept aside, for the search knows only its own.
-    let mut fault = None;
-    let mut loss = |weights: &[Vec<f32>]| -> crate::Result<f64> {
-        let replaced: Vec<(&str, &[f32])> =
-            names.iter().zip(weights).map(|(name, it)| (name.as_str(), it.as_slice())).collect();
-        let mut total = LossSum::new(original.first().map_or(Float::F32, |it| it.1));
-        for ((batch, mask), (expected, _)) in seen.batches.iter().zip(&original) {
-            match run(*batch, &replaced) {
-                Ok((found, _)) => total.add(expected, &found, mask.as_deref())?,
-                Err(error) => {
-                    fault = Some(error);
-                    return Err(ErrorKind::NoFiniteLoss { candidates: 0 }.into());
-                }
-            }
+/// Losses from running the parent of a mapping again.
+struct Rerun<'a> {
+    model: &'a dyn ModuleStore,
+    profile: Profile,
+    place: &'a Place,
+    seen: &'a Seen,
+    /// Names of the weights that change.
+    names: &'a [String],
+}
+
+impl Rerun<'_> {
+    fn judge(&self, search: impl FnOnce(Judge<'_>) -> crate::Result<Best>) -> Result<Best> {
+        let all = 0..self.seen.batches.len();
+        let original = self.each(all, &[], &|_, output| Outputs::of(output))?;
+        // A fault of the model is kept aside, for the search knows only its own.
+        let mut fault = None;
+        let (seen, profile) = (self.seen, self.profile);
+        let mut loss = |weights: &[Vec<f32>], range: Range<usize>| -> crate::Result<Vec<BatchLoss>> {
+            let replaced: Vec<(&str, &[f32])> =
+                self.names.iter().zip(weights).map(|(name, it)| (name.as_str(), it.as_slice())).collect();
+            let judge = |batch: usize, output: &dyn Activation| {
+                let mask = seen.batches[batch].1.as_deref();
+                Ok(original[batch].loss(profile, &Outputs::of(output)?, mask)?)
+            };
+            self.each(range, &replaced, &judge).map_err(|error| {
+                fault = Some(error);
+                ErrorKind::NoFiniteLoss { candidates: 0 }.into()
+            })
+        };
+        let found = search(&mut loss);
+        match fault {
+            Some(fault) => Err(fault),
+            None => Ok(found?),
         }
-        Ok(total.mean())
-    };
-    let found = search(&mut loss);
-    match fault {
-        Some(fault) => Err(fault),
-        None => Ok(found?),
+    }
+
+    /// What `see` makes of the parent's output in each of some batches.
+    fn each<T: Send + Sync>(
+        &self,
+        range: Range<usize>,
+        replaced: &[(&str, &[f32])],
+        see: &(dyn Fn(usize, &dyn Activation) -> Result<T> + Sync),
+    ) -> Result<Vec<T>> {
+        let batches: Vec<usize> = self.seen.batches[range.clone()].iter().map(|it| it.0).collect();
+        let made: Vec<OnceLock<T>> = batches.iter().map(|_| OnceLock::new()).collect();
+        self.model.rerun(&self.place.parent, &batches, replaced, &|idx, output| {
+            let seen = see(range.start + idx, output)?;
+            made[idx].get_or_init(|| seen);
+            Ok(())
+        })?;
+        Ok(made.into_iter().filter_map(OnceLock::into_inner).collect())
     }
 }
 
@@ -283,32 +330,12 @@ impl Modifier for AwqModifier {
         Ok(true)
     }
 
+    fn check(&self, state: &State) -> Result<()> {
+        self.quantized(state).map(drop)
+    }
+
     fn on_calibration_start(&mut self, state: &mut State, _event: &Event) -> Result<()> {
-        let mut places = self.resolve(state.model()?)?;
-        let args = |name: &String| state.schemes.get(name).and_then(|it| it.weights.as_ref());
-        places.retain(|it| {
-            state.schemes.contains_key(&it.layers.smooth) || it.layers.balance.iter().any(|it| args(it).is_some())
-        });
-        for place in &places {
-            let refuse = |reason: &str| {
-                let (smooth, reason) = (place.layers.smooth.clone(), reason.to_owned());
-                Err(crate::Error::from(ErrorKind::Mapping { smooth, reason }).into())
-            };
-            let is_tensor = |it: &String| args(it).is_some_and(|it| it.strategy == QuantizationStrategy::Tensor);
-            if self.config.duo_scaling != DuoScaling::Off && place.layers.balance.iter().any(is_tensor) {
-                return refuse("duo_scaling needs more than one scale per weight, found strategy tensor");
-            }
-            let is_expert = |it: &String| it.contains(".experts.") && it.ends_with("down_proj");
-            if state.loss_masks.is_some() && place.layers.balance.iter().any(is_expert) {
-                return refuse("a loss mask cannot follow tokens into experts");
-            }
-        }
-        if places.is_empty() {
-            return Err(Error::failed(
-                "no mapped layer has a scheme, expected a quantizing modifier after AWQModifier that targets some",
-            ));
-        }
-        self.mappings = Some(places);
+        self.mappings = Some(self.quantized(state)?);
         Ok(())
     }
 
@@ -324,7 +351,7 @@ impl Modifier for AwqModifier {
         let is_linear = places.filter(|it| it.tapped == tap.module).any(|it| it.parent == tap.module);
         let seen = self.seen.entry(tap.module.clone()).or_insert_with(|| Seen {
             mean: ActivationMean::new(channels),
-            gram: is_linear.then(|| Gram::new(channels)),
+            gram: is_linear.then(|| Gram::new(self.profile, channels)),
             batches: Vec::new(),
         });
         seen.mean.observe(&values, sample.mask).map_err(|e| e.at(&tap.module))?;

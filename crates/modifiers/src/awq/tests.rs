@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use compressed_tensors::{args::QuantizationArgs, numbers::Float, target::NamedModule};
+use kernels::{Profile, bf16};
 
-use super::*;
+use super::{search::FIRST_ROUND, *};
 use crate::{
     ErrorKind,
     goldens::{Case, cases, relative},
@@ -71,6 +72,14 @@ fn duo_scaling(case: &Case) -> DuoScaling {
     }
 }
 
+fn batch_loss(float: Float, a: &[f32], b: &[f32], mask: Option<&[bool]>) -> crate::Result<BatchLoss> {
+    let narrow = |it: &[f32]| it.iter().map(|it| bf16::from_f32(*it)).collect::<Vec<_>>();
+    match float {
+        Float::BF16 => BatchLoss::of(Profile::detect(), &narrow(a), &narrow(b), mask),
+        _ => BatchLoss::of(Profile::detect(), a, b, mask),
+    }
+}
+
 fn check_search(case: &Case, best: &Best) {
     let golden = case.output_f64("losses");
     assert_eq!(best.losses.len(), golden.len(), "{}", case.id);
@@ -135,15 +144,16 @@ fn all_searches_of_the_reference_come_out_within_their_tolerances() {
         let original: Vec<Vec<f32>> = inputs.iter().map(|h| toy.mlp(h, &toy.gate, &toy.up)).collect::<Vec<_>>();
         let best = if is_first {
             let mut run = |weights: &[Vec<f32>]| {
-                let mut loss = LossSum::new(float);
+                let mut batches = Vec::new();
                 for (i, h) in inputs.iter().enumerate() {
-                    loss.add(&original[i], &toy.mlp(h, &weights[0], &weights[1]), mask(i))?;
+                    let found = toy.mlp(h, &weights[0], &weights[1]);
+                    batches.push(batch_loss(float, &original[i], &found, mask(i))?);
                 }
-                Ok(loss.mean())
+                Ok(BatchLoss::mean(&batches))
             };
             search(&grid, &x_mean, &w_mean, &balance, &mut run).unwrap()
         } else {
-            let mut gram = Gram::new(INNER);
+            let mut gram = Gram::new(Profile::detect(), INNER);
             inputs.iter().enumerate().for_each(|(i, x)| gram.accumulate(x, mask(i)).unwrap());
             search(&grid, &x_mean, &w_mean, &balance, &mut |weights| gram.loss(&toy.down, &weights[0])).unwrap()
         };
@@ -176,9 +186,9 @@ fn a_gram_matrix_gives_the_loss_of_running_the_tokens_however_they_are_cut() {
     let x: Vec<f32> = (0..150 * cols).map(number).collect();
     let (a, b): (Vec<f32>, Vec<f32>) = (0..rows * cols).map(|i| (number(i + 7), number(i + 9))).unzip();
     let mask: Vec<bool> = (0..150).map(|it| it % 3 != 0).collect();
-    let mut gram = Gram::new(cols);
+    let mut gram = Gram::new(Profile::detect(), cols);
     gram.accumulate(&x, Some(&mask)).unwrap();
-    let mut cut = Gram::new(cols);
+    let mut cut = Gram::new(Profile::detect(), cols);
     for (x, mask) in x.chunks(37 * cols).zip(mask.chunks(37)) {
         cut.accumulate(x, Some(mask)).unwrap();
     }
@@ -204,6 +214,63 @@ fn grids_that_would_divide_by_zero_are_refused() {
         assert!(matches!(error.kind(), ErrorKind::InvalidField { field: "n_grid", .. }), "{error}");
     }
     assert_eq!(grid(DuoScaling::Both, 9).unwrap().len(), 8);
+}
+
+/// A race over batches whose losses `of` (candidate, batch) says; gives what was found and how many batches each ran.
+fn raced(n_batches: usize, of: impl Fn(usize, usize) -> f32) -> (crate::Result<Best>, Vec<usize>) {
+    let args = QuantizationArgs::from_json(&serde_json::json!({"num_bits": 4, "strategy": "channel"})).unwrap();
+    let weight: Vec<f32> = (0..32).map(|i| (i * 37 % 32) as f32 - 15.3).collect();
+    let layer = Balance { args: Some(&args), float: Float::F32, rows: 4, weight: &weight, fused: None };
+    let x_mean: Vec<f32> = (1..9).map(|i| (i * i) as f32).collect();
+    let grid = grid(DuoScaling::Off, 5).unwrap();
+    let mut ran = vec![0; grid.len()];
+    // All candidates come in their order first; later each is known by its weights.
+    let mut known: Vec<Vec<f32>> = Vec::new();
+    let mut judge = |weights: &[Vec<f32>], range: std::ops::Range<usize>| {
+        if range.start == 0 {
+            assert!(!known.contains(&weights[0]));
+            known.push(weights[0].clone());
+        }
+        let idx = known.iter().position(|it| *it == weights[0]).unwrap();
+        assert_eq!(ran[idx], range.start, "no batch is skipped");
+        ran[idx] = range.end;
+        Ok(range.map(|batch| BatchLoss { sum: of(idx, batch), elements: 1 }).collect())
+    };
+    (race(&grid, &x_mean, &[0.5; 8], &[layer], n_batches, &mut judge), ran)
+}
+
+#[test]
+fn candidates_that_lose_for_certain_are_given_up_and_close_ones_run_to_the_end() {
+    let noise = |batch: usize| (batch * 2_654_435_761 % 97) as f32;
+    // The fourth leads by little, and only after the first round; the last leads at first, within the noise.
+    let of = |idx: usize, batch: usize| match idx {
+        0 | 1 => 300.0 + 50.0 * idx as f32 + noise(batch),
+        2 => 110.0 + noise(batch + idx),
+        3 => 108.0 + noise(batch + idx),
+        _ if batch < FIRST_ROUND => 100.0 + noise(batch + idx),
+        _ => 112.0 + noise(batch + idx),
+    };
+    let (best, ran) = raced(40, of);
+    let best = best.unwrap();
+    assert_eq!(ran, [FIRST_ROUND, FIRST_ROUND, 40, 40, 40]);
+    let all: Vec<f64> = (0..5).map(|idx| (0..40).map(|it| f64::from(of(idx, it))).sum::<f64>() / 40.0).collect();
+    let least = (0..5).min_by(|a, b| all[*a].total_cmp(&all[*b])).unwrap();
+    assert_eq!(best.index, least, "{all:?}");
+    let firsts = |idx: usize| (0..FIRST_ROUND).map(|it| f64::from(of(idx, it))).sum::<f64>() / FIRST_ROUND as f64;
+    let off = [firsts(0), firsts(best.index)].iter().zip(best.compared).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(off < 1e-4, "{:?}", best.compared);
+
+    // Few batches are all run, and of equal ones the first wins.
+    let (best, ran) = raced(FIRST_ROUND, |idx, _| if idx == 0 { 2.0 } else { 1.0 });
+    assert_eq!((best.unwrap().index, ran), (1, vec![FIRST_ROUND; 5]));
+    // Who is left alone has won.
+    let (best, ran) = raced(40, |idx, _| if idx == 3 { 1.0 } else { 2.0 });
+    assert_eq!((best.unwrap().index, ran), (3, vec![FIRST_ROUND; 5]));
+    // What is not finite never wins, also where nothing else is there.
+    let (best, _) = raced(40, |idx, batch| if idx == 1 && batch == 20 { f32::NAN } else { 2.0 - idx.min(1) as f32 });
+    assert_eq!(best.unwrap().index, 2);
+    let error = raced(3, |_, _| f32::INFINITY).0.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NoFiniteLoss { candidates: 5 }), "{error}");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use compressed_tensors::{
     args::{QuantizationArgs, QuantizationStrategy},
     numbers::Float,
-    quantize::{Division, Qparams, ScaleMap, dequantize_value, quantize_value},
-    scales::{Arithmetic, global_scale, propagating_max, propagating_min},
+    quantize::{Qparams, ScaleMap},
+    scales::{Arithmetic, global_scale, propagating_max},
 };
+use pulp::Arch;
 use rayon::prelude::*;
 
+use super::loops::{RangesOfRow, RoundRow};
 use crate::error::{Result, check_len};
 
 /// A weight `(O, N)` and how it is quantized.
@@ -67,13 +69,10 @@ impl WeightSpec<'_> {
         }
         let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); tiles.count];
         let slabs = weight.par_chunks(tiles.height.saturating_mul(self.cols));
+        let arch = Arch::new();
         ranges.par_chunks_mut(tiles.per_row).zip(slabs).for_each(|(ranges, slab)| {
             for row in slab.chunks_exact(self.cols) {
-                for (range, tile) in ranges.iter_mut().zip(row.chunks(tiles.width)) {
-                    for &value in tile {
-                        *range = (propagating_min(range.0, value), propagating_max(range.1, value));
-                    }
-                }
+                arch.dispatch(RangesOfRow { row, width: tiles.width, ranges: &mut *ranges });
             }
         });
         Ok(ranges)
@@ -111,19 +110,23 @@ impl WeightSpec<'_> {
             return Ok(());
         }
         let dtype = if qparams.global_scale.is_some() { Float::F32 } else { qparams.dtype };
-        let types = [self.float, self.float.promote(dtype)];
+        let divided: Option<Vec<f32>> =
+            qparams.global_scale.map(|global| qparams.scales.iter().map(|it| it / global).collect());
+        let scales = divided.as_deref().unwrap_or(&qparams.scales);
         let slabs = weight.par_chunks_mut(tiles.height.saturating_mul(self.cols));
+        let arch = Arch::new();
         slabs.enumerate().for_each(|(tile_row, slab)| {
+            let places = tile_row * tiles.per_row..(tile_row + 1) * tiles.per_row;
             for row in slab.chunks_exact_mut(self.cols) {
-                for (idx, tile) in row.chunks_mut(tiles.width).enumerate() {
-                    let idx = tile_row * tiles.per_row + idx;
-                    let scale = qparams.global_scale.map_or(qparams.scales[idx], |it| qparams.scales[idx] / it);
-                    let zero_point = zero_points.map(|it| it[idx]);
-                    for value in tile {
-                        let code = quantize_value(arithmetic.code, *value, scale, zero_point, types, Division::Eager);
-                        *value = self.float.round(dequantize_value(code, scale, zero_point, dtype));
-                    }
-                }
+                arch.dispatch(RoundRow {
+                    row,
+                    width: tiles.width,
+                    scales: &scales[places.clone()],
+                    zero_points: zero_points.map(|it| &it[places.clone()]),
+                    code: arithmetic.code,
+                    float: self.float,
+                    dtype,
+                });
             }
         });
         Ok(())

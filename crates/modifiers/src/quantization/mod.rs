@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod config;
+mod loops;
 mod modifier;
 pub mod record;
 pub mod targets;
