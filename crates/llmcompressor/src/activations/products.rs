@@ -36,7 +36,7 @@ pub enum Product {
     /// Numbers of the type computed in, those that codes stand for among them.
     #[default]
     Numbers,
-    /// The same, those of bf16 in block floating point where the processor is faster by it (see [`kernels::gemm::matmul`]).
+    /// The same, those of bf16 in block floating point where the processor is faster by it (see [`tensor::Engine::exact`]).
     Blocks,
     /// Codes, where weights and inputs have 8-bit integers, and numbers elsewhere: exact sums, scaled at the end.
     Int8,
