@@ -1,8 +1,8 @@
-//! Symmetric rank-k update: the second moment of a layer's inputs.
+//! Symmetric rank-k update: the second moment of a layer's inputs, and what they have in common with others.
 
 pub mod reference;
 
-use crate::error::check_len;
+use crate::error::{check_extent, check_len};
 use crate::gemm::driver::{Region, Update};
 use crate::gemm::tile::Write;
 use crate::{Element, Mat, MatMut, Profile, Result};
@@ -17,6 +17,17 @@ pub fn accumulate<I: Element>(profile: Profile, x: Mat<'_, I>, h: &mut [f32]) ->
     check_len("syrk: h", h.len(), &[x.cols(), x.cols()])?;
     let update = Update { write: Write::Add, region: Region::Upper, negate: false };
     I::multiply_by_itself(profile, x, MatMut::new(h, x.cols(), x.cols())?, update);
+    Ok(())
+}
+
+/// C += a^T @ b: a (T, M), b (T, N), c (M, N) row-major.
+///
+/// Panels of tokens are added in order, as by [`accumulate`].
+pub fn accumulate_cross<I: Element>(profile: Profile, a: Mat<'_, I>, b: Mat<'_, I>, c: &mut [f32]) -> Result<()> {
+    check_extent("syrk: rows of b", b.rows(), a.rows())?;
+    check_len("syrk: c", c.len(), &[a.cols(), b.cols()])?;
+    let update = Update { write: Write::Add, region: Region::All, negate: false };
+    I::multiply(profile, a.transposed(), b, MatMut::new(c, a.cols(), b.cols())?, update);
     Ok(())
 }
 

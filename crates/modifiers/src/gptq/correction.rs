@@ -1,7 +1,7 @@
 //! What earlier layers have done to a layer's inputs, and the weight that makes up for it.
 #![expect(non_snake_case, reason = "matrices are capital letters")]
 
-use kernels::{Mat, MatMut, Profile, gemm};
+use kernels::{Mat, MatMut, Profile, gemm, syrk};
 
 use super::algorithm::{Factored, Hessian};
 use crate::error::{Result, check_len};
@@ -35,13 +35,8 @@ impl CrossMoments {
         if u.iter().all(|it| *it == 0.0) {
             return Ok(());
         }
-        let transposed: Vec<f32> = (0..N).flat_map(|i| u.iter().skip(i).step_by(N).copied()).collect();
-        let mut product = vec![0.0; N * N];
-        let (moved, x) = (Mat::new(&transposed, N, T)?, Mat::new(x, T, N)?);
-        gemm::matmul(profile, moved, x, None, MatMut::new(&mut product, N, N)?)?;
         self.sum.resize(N * N, 0.0);
-        self.sum.iter_mut().zip(&product).for_each(|(sum, it)| *sum += it);
-        Ok(())
+        Ok(syrk::accumulate_cross(profile, Mat::new(u, T, N)?, Mat::new(x, T, N)?, &mut self.sum)?)
     }
 
     /// The moments after the inputs were divided by `scales` (N), as smoothing does: `diag(1/s) D diag(1/s)`.
