@@ -13,7 +13,8 @@
 //! * [`reads`](Modifier::reads) and [`writes`](Modifier::writes) say when a module has no writer left;
 //! * [`taps`](Modifier::taps) say what to feed to [`on_tap`](Modifier::on_tap);
 //! * [`divisions`](Modifier::divisions) and [`divisible`](Modifier::divisible) say when values that one modifier divides may
-//!   have been heard by those after it before: they are told by [`divide`](Modifier::divide).
+//!   have been heard by those after it before: they are told by [`divide`](Modifier::divide);
+//! * [`rescales`](Modifier::rescales) says that it leaves what the model computes, which is checked on a batch.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -154,6 +155,15 @@ pub trait Modifier: Send {
     /// # Errors
     /// Targets that match nothing.
     fn divisions(&self, _model: &dyn ModuleStore) -> Result<Vec<Division>> {
+        Ok(Vec::new())
+    }
+
+    /// Names of the modules whose outputs it changes, where everything that reads these makes up for it, so that all other modules
+    /// give what they gave; none where it does not promise that. A pipeline holds it to the promise.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    fn rescales(&self, _model: &dyn ModuleStore) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 

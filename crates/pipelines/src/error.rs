@@ -38,6 +38,20 @@ pub enum ErrorKind {
         /// Its type.
         modifier: String,
     },
+    /// A modifier that was to leave what the model computes, and did not.
+    #[error(
+        "{modifier} has changed what `{module}` gives by {percent:.1} % where it was to leave it as it is, expected at most \
+         {:.0} %, which rounding may do: its mappings do not fit this model",
+        100.0 * crate::promise::ROUNDING
+    )]
+    Moved {
+        /// Its type.
+        modifier: String,
+        /// The first module whose output has moved too far.
+        module: String,
+        /// By how much of itself.
+        percent: f64,
+    },
     /// A system that gives no threads.
     #[error("no threads to compute on: {0}, expected the system to grant them (see `ulimit -u`)")]
     Threads(rayon::ThreadPoolBuildError),

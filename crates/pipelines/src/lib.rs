@@ -18,6 +18,7 @@ mod lanes;
 mod listen;
 mod log;
 mod needs;
+mod promise;
 mod sequential;
 mod store;
 mod times;

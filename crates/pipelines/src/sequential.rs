@@ -22,6 +22,7 @@ use crate::{
     lanes::Lanes,
     listen::Listener,
     log::{log_modules, log_wave},
+    promise::Promise,
     times::timed,
     waves::{Declared, declared, extent_for, hearing},
     windows::{Along, Joints, gives_routed_rows, join, split, windows},
@@ -237,6 +238,10 @@ impl Sequential {
             Passes::Own => course.divisions.passes(&self.model, (course.kind, wave), &course.declared, everyone),
             Passes::Joint => vec![everyone],
         };
+        // What one batch gives is compared before and behind changes that are to leave it.
+        let promising = course.declared.iter().any(|it| !it.rescales.is_disjoint(&wave.ids));
+        let given = promising.then(|| self.inputs(subgraph, &course.boundaries, &(0..1), None)).transpose()?;
+        let n_tokens = course.shapes.first().map_or(0, |it| it.iter().product());
         let mut data = Vec::new();
         let mut propagated = sees_change;
         let is_last = course.last.is_none_or(|it| wave.index >= it);
@@ -253,7 +258,14 @@ impl Sequential {
             }
             for (at, &idx) in modifiers.iter().enumerate() {
                 let begin = Instant::now();
-                data.extend(change(course.lifecycle, &[idx], wave)?);
+                let run = (&*self.model, &self.engine);
+                let promise = Promise::of(run, (wave, subgraph), &course.declared[idx], given.as_ref(), n_tokens)?;
+                let mut said = change(course.lifecycle, &[idx], wave)?;
+                if let Some(promise) = promise {
+                    let modifier = course.lifecycle.modifiers()[idx].modifier().type_name();
+                    promise.check(run, subgraph, modifier, &mut said)?;
+                }
+                data.extend(said);
                 if self.passes == Passes::Own {
                     // Those after it have heard what it divides.
                     let behind = &modifiers[at + 1..];

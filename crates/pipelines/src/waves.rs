@@ -80,6 +80,8 @@ pub(crate) struct Declared {
     pub(crate) hears_unchanged: bool,
     /// Modules whose output it divides, and those that it changes to make up for it.
     pub(crate) divisions: BTreeMap<ModuleId, BTreeSet<ModuleId>>,
+    /// Modules whose outputs alone it changes.
+    pub(crate) rescales: BTreeSet<ModuleId>,
     /// Where it can divide afterwards what it has heard.
     pub(crate) divisible: BTreeSet<(ModuleId, TapPoint)>,
     /// Whether it needs whole layers.
@@ -97,6 +99,7 @@ impl Declared {
         Ok(Self {
             taps: modifier.taps(store)?.iter().filter_map(tap).collect(),
             divisions: modifier.divisions(store)?.iter().filter_map(division).collect(),
+            rescales: modifier.rescales(store)?.iter().filter_map(find).collect(),
             divisible: modifier.divisible(store)?.iter().filter_map(tap).collect(),
             writes: modifier.writes(store)?.iter().filter_map(find).collect(),
             reruns: modifier.reruns(store)?.iter().filter_map(find).collect(),

@@ -522,7 +522,12 @@ fn under_a_loss_mask_awq_counts_only_the_tokens_that_it_marks() {
             fs::write(cell.data.as_ref().unwrap(), data).unwrap();
             cell.run(&cell.out("out"), &format!("{batch} {options}")).expect(0);
             let report = fs::read(cell.out("out").join("report.json")).unwrap();
-            (read_tensors(&cell.out("out")), serde_json::from_slice::<Value>(&report).unwrap()["said"].clone())
+            let mut said = serde_json::from_slice::<Value>(&report).unwrap()["said"].take();
+            for entry in said.as_array_mut().unwrap().iter_mut().flat_map(|it| it["data"].as_array_mut().unwrap()) {
+                // How far rounding moves outputs is seen on tokens of all kinds.
+                entry.as_object_mut().unwrap().shift_remove("outputs_moved").unwrap();
+            }
+            (read_tensors(&cell.out("out")), said)
         };
         // What comes after the counted tokens reaches none of them.
         let masked = run_on(masked_rows(24, 16), "--use-loss-mask");

@@ -135,6 +135,31 @@ fn the_first_module_whose_output_is_no_number_is_named() {
 }
 
 #[test]
+fn a_mapping_that_leaves_out_a_reader_of_what_it_divides_is_refused_with_the_reader() {
+    let scene = Scene::new();
+    let smoothed_by = |readers: Value| {
+        let modifiers = json!({
+            "SmoothQuantModifier": {"smoothing_strength": 0.8, "mappings": [[readers, "re:.*input_layernorm"]]},
+            "GPTQModifier": {"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8"},
+        });
+        let recipe = json!({"quant_stage": {"quant_modifiers": modifiers}});
+        fs::write(scene.path("recipe.json"), recipe.to_string()).unwrap();
+    };
+    smoothed_by(json!(["re:.*q_proj", "re:.*k_proj"]));
+    for partition in ["before_targets", "compat"] {
+        let texts =
+            &["SmoothQuantModifier has changed what `model.layers.0.self_attn.v_proj` gives by", "at most 10 %"];
+        scene.oneshot_fails(&["--partition", partition], texts);
+    }
+    smoothed_by(json!(["re:.*q_proj", "re:.*k_proj", "re:.*v_proj"]));
+    let [model, recipe, data, out] = ["model", "recipe.json", "data.jsonl", "out"].map(|it| scene.path(it));
+    run(&["oneshot", text(&model), "--recipe", text(&recipe), "--out", text(&out), "--data", text(&data)]).expect(0);
+    let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    let moved = report["said"][0]["data"][0]["outputs_moved"].as_f64().unwrap();
+    assert!(moved > 0.0 && moved < 0.02, "{moved}");
+}
+
+#[test]
 fn rows_longer_than_the_models_context_are_refused_with_both_lengths() {
     let scene = Scene::new();
     scene.change_config(|config| {

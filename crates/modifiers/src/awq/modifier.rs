@@ -321,6 +321,10 @@ impl Modifier for AwqModifier {
         Ok(places.map(|it| it.parent).collect())
     }
 
+    fn rescales(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        Ok(self.places(model)?.into_iter().map(|it| it.layers.smooth).collect())
+    }
+
     fn take_data(&mut self) -> Option<Value> {
         (!self.report.is_empty()).then(|| Value::Array(std::mem::take(&mut self.report)))
     }

@@ -232,6 +232,10 @@ impl Modifier for SmoothQuantModifier {
         Ok(self.resolve(model)?.into_iter().map(|it| Division { module: it.smooth, balanced: it.balance }).collect())
     }
 
+    fn rescales(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        Ok(self.resolve(model)?.into_iter().map(|it| it.smooth).collect())
+    }
+
     fn divisible(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
         self.taps(model)
     }

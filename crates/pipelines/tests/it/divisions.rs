@@ -10,7 +10,7 @@ use lifecycle::{
     Result, Sample, Settings, State, StateUpdate, Tap, TapPoint,
 };
 use models::TraceInputs;
-use pipelines::{ModelStore, Partition, Passes, Sequential, WaveKind};
+use pipelines::{ErrorKind, ModelStore, Partition, Passes, Sequential, WaveKind};
 use tensor::Routing;
 
 use crate::{Nobody, batches, model};
@@ -24,11 +24,13 @@ struct Divider {
     module: &'static str,
     balanced: &'static [&'static str],
     divisors: Vec<Divisors>,
+    /// Whether it says that all else gives what it gave.
+    promises: bool,
 }
 
 impl Divider {
     fn new(module: &'static str, balanced: &'static [&'static str]) -> Self {
-        Self { settings: Settings::default(), module, balanced, divisors: Vec::new() }
+        Self { settings: Settings::default(), module, balanced, divisors: Vec::new(), promises: false }
     }
 
     /// Powers of two, so that nothing is rounded.
@@ -65,6 +67,11 @@ impl Modifier for Divider {
             balanced: self.balanced.iter().map(|it| format!("{layer}{it}")).collect(),
         };
         Ok(layers.map(one).collect())
+    }
+
+    fn rescales(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
+        let norms = self.divisions(model)?.into_iter().map(|it| it.module);
+        Ok(if self.promises { norms.collect() } else { Vec::new() })
     }
 
     fn take_divisors(&mut self) -> Vec<Divisors> {
@@ -166,6 +173,15 @@ impl Modifier for Squarer {
 
 /// Runs a divider, if one is given, and behind it a squarer; gives the kind of the waves, the passes, and the squares.
 fn run(divider: Option<Divider>, can_divide: bool, partition: Partition, passes: Passes) -> (WaveKind, usize, Squares) {
+    try_run(divider, can_divide, partition, passes).unwrap()
+}
+
+fn try_run(
+    divider: Option<Divider>,
+    can_divide: bool,
+    partition: Partition,
+    passes: Passes,
+) -> pipelines::Result<(WaveKind, usize, Squares)> {
     let (_dir, model, engine) = model();
     let finished = Arc::default();
     let settings = Settings::default();
@@ -180,10 +196,10 @@ fn run(divider: Option<Divider>, can_divide: bool, partition: Partition, passes:
     let batches = batches(&engine);
     let run = Sequential { model, engine, partition, routing: Routing::All, window: 2, spill: None, passes };
     let kind = run.waves(&lifecycle, TraceInputs::Ids).unwrap().kind;
-    let times = run.run(&mut lifecycle, batches, &mut Nobody).unwrap();
+    let times = run.run(&mut lifecycle, batches, &mut Nobody)?;
     lifecycle.finalize().unwrap();
     let finished = finished.lock().unwrap().clone();
-    (kind, times.passes, finished)
+    Ok((kind, times.passes, finished))
 }
 
 #[test]
@@ -236,4 +252,20 @@ fn a_joint_pass_over_a_layer_keeps_what_was_heard() {
     assert_eq!((joint.0, joint.1), (WaveKind::Layers, alone.1));
     let name = "model.layers.0.self_attn.q_proj";
     assert_eq!(joint.2[name], alone.2[name]);
+}
+
+#[test]
+fn a_modifier_that_changes_what_it_promised_to_leave_is_refused_with_the_module() {
+    for (partition, passes) in
+        [(Partition::BeforeTargets, Passes::Own), (Partition::Compat, Passes::Own), (Partition::Compat, Passes::Joint)]
+    {
+        let promising = |balanced| Some(Divider { promises: true, ..Divider::new("input_layernorm", balanced) });
+        try_run(promising(ATTENTION), true, partition, passes).unwrap();
+        let error = try_run(promising(&ATTENTION[..2]), true, partition, passes).unwrap_err();
+        let ErrorKind::Moved { modifier, module, percent } = error.kind() else { panic!("{error}") };
+        assert_eq!((modifier.as_str(), module.as_str()), ("DividerModifier", "model.layers.0.self_attn.v_proj"));
+        assert!(*percent > 10.0, "{percent}");
+        let text = error.to_string();
+        assert!(text.contains("has changed what `model.layers.0.self_attn.v_proj` gives by"), "{text}");
+    }
 }
