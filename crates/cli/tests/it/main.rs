@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has failed")]
 
 mod architectures;
-mod attention_scales;
+
 mod bad_input;
 mod checkpoints;
 mod command;
@@ -10,6 +10,7 @@ mod eval;
 mod examples;
 mod experts;
 mod generate;
+mod golden_model;
 mod interruption;
 mod kv_cache;
 mod memory;
