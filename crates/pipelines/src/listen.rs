@@ -103,62 +103,60 @@ impl Listener {
         }
         Ok(taken)
     }
+}
 
-    /// Hands over what was heard of a window of batches to these modifiers, batch by batch, beside what was heard of the same window where nothing
-    /// has been changed.
-    ///
-    /// # Errors
-    /// `NotFinite` with the module that is tapped, and what the modifiers refuse.
-    pub(crate) fn hand_over(
-        &self,
-        heard: Vec<Value>,
-        unchanged: Option<Vec<Value>>,
-        lifecycle: &mut CompressionLifecycle,
-        modifiers: &[usize],
-        names: &dyn Fn(ModuleId) -> String,
-        window: Range<usize>,
-    ) -> Result<()> {
-        let mut calls: HashMap<(ModuleId, TapPoint), usize> = HashMap::new();
-        let mut samples = Vec::with_capacity(heard.len());
-        // The same graph is heard in the same order.
-        let mut unchanged = unchanged.into_iter().flatten();
-        for Value { module, point, tapped, kept } in heard {
-            let beside = unchanged.next().and_then(|it| it.tapped);
-            if let Some(values) = kept {
-                let store = lifecycle.state.model_mut()?.as_engine::<ModelStore>()?;
-                store.keep(module, window.start, values);
-            }
-            let Some(Tapped { value, edge, is_finite }) = tapped else { continue };
-            if !is_finite || beside.as_ref().is_some_and(|it| !it.is_finite) {
-                return Err(ErrorKind::NotFinite { module: names(module), batch: window.start }.into());
-            }
-            let call = calls.entry((module, point)).or_insert(0);
-            // Experts may have been given other tokens.
-            let beside = beside.map(|it| it.value).filter(|it| it.shape() == value.shape());
-            samples.push((Tap::new(names(module), point), *call, edge, value, beside));
-            *call += 1;
+/// Hands over what was heard of a window of batches to these modifiers, batch by batch, beside what was heard of the same window where
+/// nothing has been changed.
+///
+/// # Errors
+/// `NotFinite` with the module that is tapped, and what the modifiers refuse.
+pub(crate) fn hand_over(
+    (heard, unchanged): (Vec<Value>, Option<Vec<Value>>),
+    lifecycle: &mut CompressionLifecycle,
+    modifiers: &[usize],
+    names: &dyn Fn(ModuleId) -> String,
+    window: Range<usize>,
+) -> Result<()> {
+    let mut calls: HashMap<(ModuleId, TapPoint), usize> = HashMap::new();
+    let mut samples = Vec::with_capacity(heard.len());
+    // The same graph is heard in the same order.
+    let mut unchanged = unchanged.into_iter().flatten();
+    for Value { module, point, tapped, kept } in heard {
+        let beside = unchanged.next().and_then(|it| it.tapped);
+        if let Some(values) = kept {
+            let store = lifecycle.state.model_mut()?.as_engine::<ModelStore>()?;
+            store.keep(module, window.start, values);
         }
-        let n_batches = window.len();
-        let outer = lifecycle.focus();
-        for (idx, batch_idx) in window.enumerate() {
-            let masks = lifecycle.state.loss_masks.as_ref();
-            let mask = masks.and_then(|it| it.get(batch_idx)).and_then(Option::clone);
-            for (tap, call_idx, edge, value, beside) in &samples {
-                let rows = value.shape().first().copied().unwrap_or(0) / n_batches;
-                let part = |it: &Tensor| if n_batches == 1 { Ok(it.clone()) } else { it.slice(0, idx * rows, rows) };
-                let value = TensorActivation(part(value)?);
-                let beside = beside.as_ref().map(part).transpose()?.map(TensorActivation);
-                let unchanged = beside.as_ref().map(|it| it as &dyn Activation);
-                let (call_idx, edge, mask) = (*call_idx, Some(*edge), mask.as_deref());
-                let sample = Sample { batch_idx, call_idx, edge, value: &value, unchanged, mask };
-                for &modifier in modifiers {
-                    lifecycle.set_focus(Some(modifier));
-                    let fed = lifecycle.running().1.feed(tap, &sample, &HookView::ALL);
-                    lifecycle.set_focus(outer);
-                    fed?;
-                }
-            }
+        let Some(Tapped { value, edge, is_finite }) = tapped else { continue };
+        if !is_finite || beside.as_ref().is_some_and(|it| !it.is_finite) {
+            return Err(ErrorKind::NotFinite { module: names(module), batch: window.start }.into());
         }
-        Ok(())
+        let call = calls.entry((module, point)).or_insert(0);
+        // Experts may have been given other tokens.
+        let beside = beside.map(|it| it.value).filter(|it| it.shape() == value.shape());
+        samples.push((Tap::new(names(module), point), *call, edge, value, beside));
+        *call += 1;
     }
+    let n_batches = window.len();
+    let outer = lifecycle.focus();
+    for (idx, batch_idx) in window.enumerate() {
+        let masks = lifecycle.state.loss_masks.as_ref();
+        let mask = masks.and_then(|it| it.get(batch_idx)).and_then(Option::clone);
+        for (tap, call_idx, edge, value, beside) in &samples {
+            let rows = value.shape().first().copied().unwrap_or(0) / n_batches;
+            let part = |it: &Tensor| if n_batches == 1 { Ok(it.clone()) } else { it.slice(0, idx * rows, rows) };
+            let value = TensorActivation(part(value)?);
+            let beside = beside.as_ref().map(part).transpose()?.map(TensorActivation);
+            let unchanged = beside.as_ref().map(|it| it as &dyn Activation);
+            let (call_idx, edge, mask) = (*call_idx, Some(*edge), mask.as_deref());
+            let sample = Sample { batch_idx, call_idx, edge, value: &value, unchanged, mask };
+            for &modifier in modifiers {
+                lifecycle.set_focus(Some(modifier));
+                let fed = lifecycle.running().1.feed(tap, &sample, &HookView::ALL);
+                lifecycle.set_focus(outer);
+                fed?;
+            }
+        }
+    }
+    Ok(())
 }

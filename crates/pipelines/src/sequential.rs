@@ -1,9 +1,10 @@
 //! The sequential pipeline: wave by wave, modules are heard, changed, committed, and run with what became of them.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -20,7 +21,7 @@ use crate::{
     divisions::Divisions,
     error::{Error, ErrorKind, Result},
     lanes::Lanes,
-    listen::Listener,
+    listen::{Listener, hand_over},
     log::{log_modules, log_wave},
     promise::Promise,
     times::timed,
@@ -301,39 +302,43 @@ impl Sequential {
         let extent = extent_for(&self.model, (course.kind, &course.divisions), subgraph, &heard);
         let is_rerun = !reruns.is_empty();
         let hears_unchanged = chosen.iter().any(|it| it.hears_unchanged);
-        let listeners: Vec<Listener> =
-            (0..course.lanes.group()).map(|_| Listener::new(taps.clone(), reruns.clone())).collect();
+        let listeners: Mutex<Vec<Listener>> = Mutex::default();
         let engine = self.engine.with_routing(self.routing);
         let names = |it| self.model.tree().path(it).to_owned();
         // Kept inputs belong to single batches.
         let joints = if is_rerun { None } else { Joints::of(subgraph) };
-        for group in groups(&self.windows(course, joints.as_ref()), listeners.len()) {
+        let windows = self.windows(course, joints.as_ref());
+        let lanes = Arc::clone(&course.lanes);
+        let course = RefCell::new(course);
+        let begin = |idx: usize| {
             committer.check()?;
-            let inputs = self.inputs_of(subgraph, &course.boundaries, group, joints.as_ref())?;
+            let course = course.borrow();
+            let inputs = |it| self.inputs(subgraph, it, &windows[idx], joints.as_ref());
             let unchanged = course.unchanged.as_ref().filter(|_| hears_unchanged);
-            let unchanged = unchanged
-                .map(|it| self.inputs_of(subgraph, it, group, joints.as_ref()))
-                .transpose()?
-                .unwrap_or_default();
-            let inputs = inputs.into_iter().zip(unchanged.into_iter().map(Some).chain(std::iter::repeat_with(|| None)));
-            let hear = |(listener, (values, unchanged)): (&Listener, (HashMap<String, Tensor>, Option<_>))| {
-                let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
-                let hear = |mut values: HashMap<String, Tensor>| {
-                    self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent)?;
-                    listener.take(&self.engine.budget)
-                };
-                Ok::<_, Error>((hear(values)?, unchanged.map(hear).transpose()?))
+            Ok((inputs(&course.boundaries)?, unchanged.map(inputs).transpose()?))
+        };
+        let hear = |(values, unchanged): (HashMap<String, Tensor>, Option<HashMap<String, Tensor>>)| {
+            let free = listeners.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let listener = free.unwrap_or_else(|| Listener::new(taps.clone(), reruns.clone()));
+            let run = Run { engine: &engine, hooks: Some(&listener.hooks) };
+            let hear = |mut values: HashMap<String, Tensor>| {
+                self.model.run_subgraph(run, subgraph, |name| values.remove(name), &extent)?;
+                listener.take(&self.engine.budget)
             };
-            let heard = course.lanes.each(listeners.iter().zip(inputs).collect(), hear)?;
-            for ((listener, (heard, unchanged)), window) in listeners.iter().zip(heard).zip(group) {
-                course.lifecycle.state.current_batch_idx = Some(window.start);
-                let handed = listener.hand_over(heard, unchanged, course.lifecycle, modifiers, &names, window.clone());
-                if let Err(error) = handed {
-                    return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
-                }
+            let heard = (hear(values)?, unchanged.map(hear).transpose()?);
+            listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+            Ok::<_, Error>(heard)
+        };
+        let end = |idx: usize, (heard, unchanged)| {
+            let (window, course) = (&windows[idx], &mut **course.borrow_mut());
+            course.lifecycle.state.current_batch_idx = Some(window.start);
+            let handed = hand_over((heard, unchanged), course.lifecycle, modifiers, &names, window.clone());
+            match handed {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into()),
             }
-        }
-        Ok(())
+        };
+        lanes.stream(windows.len(), begin, hear, end)
     }
 
     /// Runs a subgraph over all batches, unheard, for the next.
@@ -364,45 +369,58 @@ impl Sequential {
         committer: &C,
         stream: for<'a> fn(&'a mut Course<'_>) -> Option<&'a mut Boundaries>,
     ) -> Result<(), C::Error> {
-        let begin = Instant::now();
+        if stream(course).is_none() {
+            return Ok(());
+        }
+        let started = Instant::now();
         // Rows that experts have been handed and that the next wave hears are those that modifiers are to see.
         let routing = if gives_routed_rows(subgraph) { self.routing } else { Routing::Chosen };
         let engine = self.engine.with_routing(routing);
         let run = Run { engine: &engine, hooks: None };
         let joints = Joints::of(subgraph);
-        for group in groups(&self.windows(course, joints.as_ref()), course.lanes.group()) {
-            committer.check()?;
-            let Some(boundaries) = stream(course) else { return Ok(()) };
-            let inputs = self.inputs_of(subgraph, boundaries, group, joints.as_ref())?;
-            let run = |mut values: HashMap<String, Tensor>| {
-                let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
-                let judge = |(name, value): (String, Tensor)| {
-                    let is_finite = is_finite(&value, &self.engine.budget)?;
-                    Ok((name, value, is_finite))
-                };
-                produced.carried.into_iter().map(judge).collect::<models::Result<Vec<_>>>()
+        let windows = self.windows(course, joints.as_ref());
+        let lanes = Arc::clone(&course.lanes);
+        {
+            let course = RefCell::new(&mut *course);
+            let begin = |idx: usize| {
+                committer.check()?;
+                let mut course = course.borrow_mut();
+                let boundaries = stream(&mut course);
+                let inputs = boundaries.map(|it| self.inputs(subgraph, it, &windows[idx], joints.as_ref()));
+                Ok::<_, C::Error>((idx, inputs.transpose()?.unwrap_or_default()))
             };
-            for (window, produced) in group.iter().zip(course.lanes.each(inputs, run).map_err(Error::from)?) {
-                let mut carried: Vec<IndexMap<String, Tensor>> = vec![IndexMap::new(); window.len()];
-                for (name, value, is_finite) in produced {
-                    if !is_finite {
-                        let error = ErrorKind::NotFinite { module: name, batch: window.start }.into();
-                        return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
+            let run = |(idx, mut values): (usize, HashMap<String, Tensor>)| {
+                let produced = self.model.run_subgraph(run, subgraph, |name| values.remove(name), &Extent::Whole)?;
+                let mut carried = vec![IndexMap::new(); windows[idx].len()];
+                for (name, value) in produced.carried {
+                    if !is_finite(&value, &self.engine.budget)? {
+                        return Ok(Err(name));
                     }
                     let along = joints.as_ref().map_or(Along::Nothing, |it| it.along(&name));
-                    let parts = split(&value, along, window.len(), &self.engine.budget)?;
-                    for (carried, part) in carried.iter_mut().zip(parts) {
-                        carried.insert(name.clone(), part);
-                    }
+                    let parts = split(&value, along, carried.len(), &self.engine.budget)?;
+                    carried.iter_mut().zip(parts).for_each(|(carried, part)| drop(carried.insert(name.clone(), part)));
                 }
+                Ok::<_, Error>(Ok(carried))
+            };
+            let end = |idx: usize, carried: Result<Vec<IndexMap<String, Tensor>>, String>| {
+                let (window, course) = (&windows[idx], &mut **course.borrow_mut());
+                let carried = match carried {
+                    Ok(carried) => carried,
+                    Err(module) => {
+                        let error = ErrorKind::NotFinite { module, batch: window.start }.into();
+                        return Err(self.named(error, &engine, subgraph, course, window, joints.as_ref())?.into());
+                    }
+                };
                 for (batch, carried) in window.clone().zip(carried) {
                     if let Some(boundaries) = stream(course) {
                         boundaries.update(batch, &subgraph.consumed_names, carried, &self.engine.budget)?;
                     }
                 }
-            }
+                Ok(())
+            };
+            lanes.stream(windows.len(), begin, run, end)?;
         }
-        course.times.propagate += begin.elapsed();
+        course.times.propagate += started.elapsed();
         Ok(())
     }
 
@@ -431,17 +449,6 @@ impl Sequential {
         windows(&course.shapes, if joints.is_some() { self.window } else { 1 })
     }
 
-    /// What a subgraph takes, of each window of a group.
-    fn inputs_of(
-        &self,
-        subgraph: &Subgraph,
-        boundaries: &Boundaries,
-        group: &[Range<usize>],
-        joints: Option<&Joints>,
-    ) -> Result<Vec<HashMap<String, Tensor>>> {
-        group.iter().map(|window| self.inputs(subgraph, boundaries, window, joints)).collect()
-    }
-
     /// What a subgraph takes, of the batches of a window.
     fn inputs(
         &self,
@@ -465,10 +472,4 @@ impl Sequential {
         }
         Ok(values)
     }
-}
-
-/// The first window by itself, since it brings the weights into memory; then as many at a time as lanes take.
-fn groups(windows: &[Range<usize>], size: usize) -> impl Iterator<Item = &[Range<usize>]> {
-    let (first, others) = windows.split_at(windows.len().min(1));
-    first.chunks(1).chain(others.chunks(size.max(1)))
 }

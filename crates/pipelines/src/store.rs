@@ -257,13 +257,12 @@ impl ModuleStore for ModelStore {
 
     fn rerun(&self, module: &str, batches: &[usize], replaced: &[(&str, &[f32])], see: See<'_>) -> Result<()> {
         let id = self.model.tree().find(module).ok_or_else(|| unknown("module", module))?;
-        let mut runs = Vec::with_capacity(batches.len());
-        for (idx, batch) in batches.iter().enumerate() {
-            let inputs = self.kept.get(&(id, *batch)).ok_or_else(|| {
-                Error::failed(format_args!("the inputs of module `{module}` in batch {batch} were not kept"))
-            })?;
-            runs.push((idx, inputs.clone()));
-        }
+        let kept = |batch: &usize| {
+            let missing =
+                || Error::failed(format_args!("the inputs of module `{module}` in batch {batch} were not kept"));
+            self.kept.get(&(id, *batch)).ok_or_else(missing)
+        };
+        let inputs = batches.iter().map(kept).collect::<Result<Vec<_>>>()?;
         let mut before = Vec::with_capacity(replaced.len());
         let mut outcome = Ok(());
         for (parameter, values) in replaced {
@@ -275,7 +274,7 @@ impl ModuleStore for ModelStore {
                 }
             }
         }
-        let outcome = outcome.and_then(|()| self.run_kept(id, runs, see));
+        let outcome = outcome.and_then(|()| self.run_kept(id, &inputs, see));
         for (parameter, tensor) in before {
             self.model.store().exchange(parameter, tensor).map_err(Error::failed)?;
         }
@@ -285,7 +284,7 @@ impl ModuleStore for ModelStore {
 
 impl ModelStore {
     /// Runs a module on inputs side by side, and shows what it gives with the number of each.
-    fn run_kept(&self, module: ModuleId, mut runs: Vec<(usize, Vec<Tensor>)>, see: See<'_>) -> Result<()> {
+    fn run_kept(&self, module: ModuleId, inputs: &[&Vec<Tensor>], see: See<'_>) -> Result<()> {
         let engine = self.engine.with_routing(Routing::Chosen);
         let run = |(idx, inputs): (usize, Vec<Tensor>)| {
             let run = Run { engine: &engine, hooks: None };
@@ -294,10 +293,8 @@ impl ModelStore {
             let output = first.ok_or_else(|| Error::failed(format_args!("module `{}` gives no value", name())))?;
             see(idx, &TensorActivation(output.dense(&engine.budget).map_err(Error::failed)?))
         };
-        // The first by itself, since it lays the weights out.
-        let others = runs.split_off(runs.len().min(1));
-        runs.into_iter().try_for_each(run)?;
-        self.lanes.each(others, run).map(|_| ())
+        let begin = |idx: usize| Ok((idx, inputs[idx].clone()));
+        self.lanes.stream(inputs.len(), begin, run, |_, ()| Ok(()))
     }
 
     /// Puts values in the place of a parameter, rounded to its own type and then to the one computed in.

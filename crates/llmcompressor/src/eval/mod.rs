@@ -18,7 +18,7 @@ use tensor::{DType, Tensor};
 pub use crate::activations::Product;
 use crate::{
     Counted, Interrupt, Progress, ceiling,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     slabs::Budget,
 };
 use comparison::Comparer;
@@ -215,50 +215,47 @@ pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation
     let mut comparer = reference.as_ref().map(|it| Comparer::new(&subject, it)).transpose()?;
     let mut saved = options.save_logits.as_ref().map(|it| logits::File::create(it, &windows, &subject)).transpose()?;
     let n_read: usize = windows.iter().map(|it| it.ids.len()).sum();
-    let begin = Instant::now();
+    let started = Instant::now();
     progress.begin("evaluating", n_read as u64, Counted::Tokens);
     let pool = Budget { threads: threads(options.threads), slab_bytes: 0 }.thread_pool()?;
-    let (mut sum, mut tokens, mut row) = (0.0, 0, 0);
-    // The first window by itself, since it brings the weights into memory; then each thread takes windows of its own, where
-    // memory has no ceiling and nobody compares layer by layer.
+    let (mut sum, mut tokens) = (0.0, 0);
+    // Each thread takes windows of its own where memory has no ceiling and nobody compares layer by layer.
     let is_single = options.max_memory_bytes.is_some() || comparer.is_some();
     let lanes = if is_single { 1 } else { pool.current_num_threads() };
     let lanes = Lanes::new(lanes)?;
     let keeps_states = comparer.is_some() || saved.is_some();
-    let (first, others) = windows.split_at(windows.len().min(1));
-    for group in first.chunks(1).chain(others.chunks(lanes.group())) {
-        if let Some(signal) = options.interrupt.signal() {
-            return Err(ErrorKind::Interrupted { signal }.into());
+    let begin = |idx: usize| match options.interrupt.signal() {
+        Some(signal) => Err(Error::from(ErrorKind::Interrupted { signal })),
+        None => Ok(&windows[idx]),
+    };
+    let judge = |window: &Window| -> Result<(Option<Tensor>, Vec<f64>)> {
+        let hidden = subject.hidden(&window.ids)?;
+        let judged = subject.nll(window, &hidden)?;
+        Ok((keeps_states.then_some(hidden), judged))
+    };
+    let end = |row: usize, (hidden, judged): (Option<Tensor>, Vec<f64>)| {
+        let window = &windows[row];
+        if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
+            let module = subject.first_non_finite(&window.ids)?;
+            return Err(ErrorKind::NotANumber { row, token: window.first_judged + at, module }.into());
         }
-        let judge = |window: &Window| -> Result<(Option<Tensor>, Vec<f64>)> {
-            let hidden = subject.hidden(&window.ids)?;
-            let judged = subject.nll(window, &hidden)?;
-            Ok((keeps_states.then_some(hidden), judged))
-        };
-        let judged = pool.install(|| lanes.each(group.iter().collect(), judge))?;
-        for (window, (hidden, judged)) in group.iter().zip(judged) {
-            if let Some(at) = judged.iter().position(|it| !it.is_finite()) {
-                let module = pool.install(|| subject.first_non_finite(&window.ids))?;
-                return Err(ErrorKind::NotANumber { row, token: window.first_judged + at, module }.into());
+        if let Some(hidden) = hidden {
+            if let Some(comparer) = &mut comparer {
+                comparer.add(window, &hidden)?;
             }
-            pool.install(|| {
-                let Some(hidden) = hidden else { return Ok(()) };
-                if let Some(comparer) = &mut comparer {
-                    comparer.add(window, &hidden)?;
-                }
-                saved.as_mut().map_or(Ok(()), |it| it.add(&subject, &hidden))
-            })?;
-            sum += judged.iter().sum::<f64>();
-            tokens += judged.len();
-            row += 1;
-            progress.advance(window.ids.len() as u64);
+            saved.as_mut().map_or(Ok(()), |it| it.add(&subject, &hidden))?;
         }
-    }
+        sum += judged.iter().sum::<f64>();
+        tokens += judged.len();
+        progress.advance(window.ids.len() as u64);
+        Ok(())
+    };
+    pool.install(|| lanes.stream(windows.len(), begin, judge, end))?;
     progress.end();
     if let Some(saved) = saved {
         saved.finish()?;
     }
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     let nll = sum / tokens.max(1) as f64;
     Ok(Evaluation {
         model: options.model.clone(),
