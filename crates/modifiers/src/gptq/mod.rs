@@ -6,6 +6,7 @@
 pub mod algorithm;
 pub mod config;
 mod correction;
+mod inputs;
 mod modifier;
 mod refine;
 

@@ -1,17 +1,11 @@
 //! When second moments are gathered and weights rounded.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Instant,
-};
+use std::{collections::HashSet, time::Instant};
 
-use compressed_tensors::DType;
-use half::bf16;
 use indexmap::IndexMap;
-use kernels::{Mat, Profile};
+use kernels::Profile;
 use lifecycle::{
-    Activation, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
-    error::Error,
+    Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint, error::Error,
 };
 use serde_json::{Value, json};
 
@@ -19,19 +13,14 @@ use super::{
     algorithm::{Consumer, Factored, Fallback, Hessian, Order, factorize, quantize},
     config::{GptqFields, ScaleSearch},
     correction::{CrossMoments, correct},
+    inputs::{EXPERTS, Inputs},
     refine::{Objective, refine, search_scales},
 };
-use crate::{
-    quantization::{
-        config::take_settings,
-        record::{Energy, ModuleRecord, distances},
-        targets::{Observed, Targets},
-    },
-    smoothquant::mappings::parent,
+use crate::quantization::{
+    config::take_settings,
+    record::{Energy, ModuleRecord, distances},
+    targets::{Observed, Targets},
 };
-
-/// Part of the names of experts' linears.
-const EXPERTS: &str = ".experts.";
 
 /// Rounds weights so that the outputs of their layers change least.
 #[derive(Debug)]
@@ -41,71 +30,9 @@ pub struct GptqModifier {
     config: GptqFields,
     profile: Profile,
     targets: Targets,
-    /// One entry per distinct input.
-    inputs: Vec<Input>,
-    /// Position in `inputs` of each module that has seen a token.
-    input_of: IndexMap<String, usize>,
-    last: Option<Last>,
-    /// Buffers for inputs.
-    values: Vec<f32>,
+    inputs: Inputs,
     fallbacks: Vec<String>,
     report: Vec<Value>,
-}
-
-/// Second moments and the modules that share them; the first one is the one whose input is added.
-#[derive(Debug)]
-struct Input {
-    leader: String,
-    first_batch: (usize, usize),
-    hessian: Hessian,
-    /// How far it has moved.
-    moved: CrossMoments,
-}
-
-/// Adds a value (..., N) to second moments, where it lies if it can be; else by way of `values`.
-fn add(
-    hessian: &mut Hessian,
-    profile: Profile,
-    value: &dyn Activation,
-    n_samples: u64,
-    values: &mut Vec<f32>,
-) -> Result<()> {
-    let cols = hessian.cols();
-    let rows = value.shape().iter().product::<usize>() / cols.max(1);
-    let bytes = value.as_bytes().unwrap_or_default();
-    match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
-        (DType::BF16, Ok(x), _) if !bytes.is_empty() => {
-            hessian.accumulate::<bf16>(profile, matrix(x, rows, cols)?, n_samples)
-        }
-        (DType::F32, _, Ok(x)) if !bytes.is_empty() => {
-            hessian.accumulate::<f32>(profile, matrix(x, rows, cols)?, n_samples)
-        }
-        (dtype, ..) => {
-            values.resize(rows * cols, 0.0);
-            value.read_rows(0..rows, values)?;
-            if dtype == DType::BF16 {
-                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
-                hessian.accumulate(profile, matrix(&narrow, rows, cols)?, n_samples)
-            } else {
-                hessian.accumulate(profile, matrix(values, rows, cols)?, n_samples)
-            }
-        }
-    }?;
-    Ok(())
-}
-
-fn matrix<T>(data: &[T], rows: usize, cols: usize) -> crate::Result<Mat<'_, T>> {
-    Ok(Mat::new(data, rows, cols)?)
-}
-
-/// The input that was added last, which the modules beside its own are likely to be given too.
-#[derive(Debug)]
-struct Last {
-    input: usize,
-    batch: (usize, usize),
-    edge: Option<usize>,
-    shape: Vec<usize>,
-    values: Vec<f32>,
 }
 
 impl GptqModifier {
@@ -126,10 +53,7 @@ impl GptqModifier {
             config,
             profile: Profile::detect(),
             targets: Targets::default(),
-            inputs: Vec::new(),
-            input_of: IndexMap::new(),
-            last: None,
-            values: Vec::new(),
+            inputs: Inputs::default(),
             fallbacks: Vec::new(),
             report: Vec::new(),
         })
@@ -143,77 +67,12 @@ impl GptqModifier {
 
     /// Number of second moments held: one per distinct input of the wave.
     pub fn n_inputs(&self) -> usize {
-        self.inputs.len()
+        self.inputs.n_distinct()
     }
 
     /// Whether the module's input is added to second moments.
     fn is_swept(&self, module: &str) -> bool {
         self.targets.modules().get(module).is_some_and(|it| it.scheme.weights.is_some() && !it.is_embedding)
-    }
-
-    fn accumulate(&mut self, module: &str, sample: &Sample<'_>) -> Result<()> {
-        let shape = sample.value.shape();
-        let cols = shape.last().copied().unwrap_or(0);
-        let elements: usize = shape.iter().product();
-        if elements == 0 {
-            return Ok(());
-        }
-        let batch = (sample.batch_idx, sample.call_idx);
-        let is_beside = |last: &Last, inputs: &[Input]| {
-            last.batch == batch && last.shape == shape && parent(&inputs[last.input].leader) == parent(module)
-        };
-        // The same edge of the graph is the same value; where edges are not known, values are compared.
-        let by_edge = self
-            .last
-            .as_ref()
-            .filter(|last| is_beside(last, &self.inputs) && sample.edge.is_some() && last.edge == sample.edge);
-        let by_edge = by_edge.map(|it| it.input);
-        let mut values = std::mem::take(&mut self.values);
-        if sample.edge.is_none() {
-            values.resize(elements, 0.0);
-            sample.value.read_rows(0..elements / cols, &mut values)?;
-        }
-        let shared = by_edge.or_else(|| {
-            let is_unknown = sample.edge.is_none();
-            let last =
-                self.last.as_ref().filter(|last| is_unknown && last.edge.is_none() && is_beside(last, &self.inputs));
-            last.filter(|last| last.values == values).map(|it| it.input)
-        });
-        let input = match (self.input_of.get(module).copied(), shared) {
-            (Some(own), Some(shared)) if own == shared && self.inputs[own].leader != module => return Ok(()),
-            (Some(own), _) if self.inputs[own].leader == module => own,
-            (Some(own), _) => {
-                let message = format!("its input has been that of {} and now differs", self.inputs[own].leader);
-                return Err(Error::failed(message));
-            }
-            (None, Some(shared)) if self.inputs[shared].first_batch == batch => {
-                self.input_of.insert(module.to_owned(), shared);
-                return Ok(());
-            }
-            (None, _) => {
-                let (leader, hessian, moved) = (module.to_owned(), Hessian::new(cols), CrossMoments::new(cols));
-                self.inputs.push(Input { leader, first_batch: batch, hessian, moved });
-                self.input_of.insert(module.to_owned(), self.inputs.len() - 1);
-                self.inputs.len() - 1
-            }
-        };
-        // A matrix is one sequence; of anything larger, the first dimension counts sequences.
-        let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
-        let Input { hessian, moved, .. } = &mut self.inputs[input];
-        // Experts are chosen by inputs: other tokens come by where these have moved.
-        if let Some(unchanged) = sample.unchanged.filter(|_| !module.contains(EXPERTS)) {
-            let (mut now, mut before) = (vec![0.0; elements], vec![0.0; elements]);
-            sample.value.read_rows(0..elements / cols, &mut now)?;
-            unchanged.read_rows(0..elements / cols, &mut before)?;
-            moved.accumulate(self.profile, &now, &mut before)?;
-        }
-        add(hessian, self.profile, sample.value, n_samples, &mut values)?;
-        // What was compared last is the buffer of what comes next.
-        let before = self.last.take().map(|it| it.values).unwrap_or_default();
-        let (kept, free) = if sample.edge.is_none() { (values, before) } else { (before, values) };
-        self.values = free;
-        self.last = Some(Last { input, batch, edge: sample.edge, shape: shape.to_vec(), values: kept });
-        Ok(())
     }
 
     /// Rounds the weights that share second moments and an order, and writes them.
@@ -358,14 +217,7 @@ impl Modifier for GptqModifier {
     }
 
     fn divide(&mut self, taps: &[Tap], divisors: &[f32]) -> Result<()> {
-        let inputs = taps.iter().filter_map(|it| self.input_of.get(&it.module).copied());
-        let inputs: BTreeSet<usize> = inputs.collect();
-        for idx in inputs {
-            let Input { leader, hessian, moved, .. } = &mut self.inputs[idx];
-            hessian.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
-            moved.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
-        }
-        Ok(())
+        self.inputs.divide(taps, divisors)
     }
 
     fn snapshot(&self) -> Result<Value> {
@@ -409,7 +261,9 @@ impl Modifier for GptqModifier {
     fn on_tap(&mut self, tap: &Tap, sample: &Sample<'_>) -> Result<()> {
         self.targets.observe(tap, sample)?;
         if tap.point == TapPoint::Input && self.is_swept(&tap.module) {
-            self.accumulate(&tap.module, sample).map_err(|error| error.at(Place::Module(tap.module.clone())))?;
+            self.inputs
+                .accumulate(self.profile, &tap.module, sample)
+                .map_err(|error| error.at(Place::Module(tap.module.clone())))?;
         }
         Ok(())
     }
@@ -418,8 +272,7 @@ impl Modifier for GptqModifier {
         let modules: HashSet<&str> = modules.iter().map(String::as_str).collect();
         let min_expert_tokens = state.min_expert_tokens;
         let model = state.model_mut()?;
-        self.last = None;
-        self.values = Vec::new();
+        self.inputs.finish();
         self.targets.write_activations(model, &modules)?;
         // Weights that share an input and an order are swept as one stack.
         let mut stacks: IndexMap<(Option<usize>, bool), Vec<Observed>> = IndexMap::new();
@@ -436,7 +289,7 @@ impl Modifier for GptqModifier {
             }
             let order = self.config.order(args).map_err(|e| e.at(&observed.name))?;
             // Without an input there is no width in common.
-            let input = self.input_of.shift_remove(&observed.name);
+            let input = self.inputs.input_of(&observed.name);
             match input {
                 Some(_) => stacks.entry((input, order == Order::Diagonal)).or_default().push(observed),
                 None => {
@@ -451,8 +304,7 @@ impl Modifier for GptqModifier {
             let Some(input) = input else { continue };
             let order = if by_diagonal { Order::Diagonal } else { Order::Stored };
             let begin = Instant::now();
-            let hessian = std::mem::replace(&mut self.inputs[input].hessian, Hessian::new(0));
-            let moved = std::mem::replace(&mut self.inputs[input].moved, CrossMoments::new(0));
+            let (hessian, moved) = self.inputs.take(input);
             let name = weights.first().map_or("", |it| &it.name).to_owned();
             let mut damping = self.config.damping();
             if name.contains(EXPERTS) {
@@ -460,19 +312,17 @@ impl Modifier for GptqModifier {
             }
             let factored = factorize(self.profile, &hessian, order, &damping).map_err(|e| e.at(name))?;
             self.sweep(model, &factored, (&hessian, &moved), begin, &mut weights)?;
-            (self.inputs[input].hessian, self.inputs[input].moved) = (hessian, moved);
+            self.inputs.put_back(input, (hessian, moved));
         }
-        if self.input_of.is_empty() {
-            self.inputs.clear();
-        }
+        self.inputs.forget();
         Ok(())
     }
 
     fn on_finalize(&mut self, _state: &mut State) -> Result<bool> {
-        if self.input_of.is_empty() {
+        let modules: Vec<String> = self.inputs.modules().cloned().collect();
+        if modules.is_empty() {
             return Ok(true);
         }
-        let modules = self.input_of.keys().cloned().collect();
         let what = "second moments were gathered and never used";
         Err(crate::Error::from(crate::ErrorKind::Statistics { what, modules }).into())
     }

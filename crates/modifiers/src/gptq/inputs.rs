@@ -1,0 +1,207 @@
+//! Second moments of inputs: one of each distinct input, whatever number of modules are given it.
+
+use std::collections::BTreeSet;
+
+use compressed_tensors::DType;
+use half::bf16;
+use indexmap::IndexMap;
+use kernels::{Mat, Profile};
+use lifecycle::{Activation, Result, Sample, Tap, error::Error};
+
+use super::{algorithm::Hessian, correction::CrossMoments};
+use crate::smoothquant::mappings::parent;
+
+/// Part of the names of experts' linears.
+pub(super) const EXPERTS: &str = ".experts.";
+
+/// The distinct inputs of a wave.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    distinct: Vec<Input>,
+    /// Position in `distinct` of each module that has seen a token.
+    input_of: IndexMap<String, usize>,
+    last: Option<Last>,
+    /// Buffers for inputs.
+    values: Vec<f32>,
+}
+
+/// Second moments and the modules that share them; the first one is the one whose input is added.
+#[derive(Debug)]
+struct Input {
+    leader: String,
+    first_batch: (usize, usize),
+    hessian: Hessian,
+    /// How far it has moved.
+    moved: CrossMoments,
+}
+
+/// The input that was added last, which the modules beside its own are likely to be given too.
+#[derive(Debug)]
+struct Last {
+    input: usize,
+    batch: (usize, usize),
+    edge: Option<usize>,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Inputs {
+    /// Number of distinct inputs.
+    pub(super) fn n_distinct(&self) -> usize {
+        self.distinct.len()
+    }
+
+    /// Modules whose input has been seen and not been asked for.
+    pub(super) fn modules(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.input_of.keys()
+    }
+
+    /// Adds what a module was given, unless it is what another has been given.
+    ///
+    /// # Errors
+    /// An input that was another module's and is not any more; a read that fails.
+    pub(super) fn accumulate(&mut self, profile: Profile, module: &str, sample: &Sample<'_>) -> Result<()> {
+        let shape = sample.value.shape();
+        let cols = shape.last().copied().unwrap_or(0);
+        let elements: usize = shape.iter().product();
+        if elements == 0 {
+            return Ok(());
+        }
+        let batch = (sample.batch_idx, sample.call_idx);
+        let is_beside = |last: &Last, distinct: &[Input]| {
+            last.batch == batch && last.shape == shape && parent(&distinct[last.input].leader) == parent(module)
+        };
+        // The same edge of the graph is the same value; where edges are not known, values are compared.
+        let by_edge = self
+            .last
+            .as_ref()
+            .filter(|last| is_beside(last, &self.distinct) && sample.edge.is_some() && last.edge == sample.edge);
+        let by_edge = by_edge.map(|it| it.input);
+        let mut values = std::mem::take(&mut self.values);
+        if sample.edge.is_none() {
+            values.resize(elements, 0.0);
+            sample.value.read_rows(0..elements / cols, &mut values)?;
+        }
+        let shared = by_edge.or_else(|| {
+            let is_unknown = sample.edge.is_none();
+            let last =
+                self.last.as_ref().filter(|last| is_unknown && last.edge.is_none() && is_beside(last, &self.distinct));
+            last.filter(|last| last.values == values).map(|it| it.input)
+        });
+        let input = match (self.input_of.get(module).copied(), shared) {
+            (Some(own), Some(shared)) if own == shared && self.distinct[own].leader != module => return Ok(()),
+            (Some(own), _) if self.distinct[own].leader == module => own,
+            (Some(own), _) => {
+                let message = format!("its input has been that of {} and now differs", self.distinct[own].leader);
+                return Err(Error::failed(message));
+            }
+            (None, Some(shared)) if self.distinct[shared].first_batch == batch => {
+                self.input_of.insert(module.to_owned(), shared);
+                return Ok(());
+            }
+            (None, _) => {
+                let (leader, hessian, moved) = (module.to_owned(), Hessian::new(cols), CrossMoments::new(cols));
+                self.distinct.push(Input { leader, first_batch: batch, hessian, moved });
+                self.input_of.insert(module.to_owned(), self.distinct.len() - 1);
+                self.distinct.len() - 1
+            }
+        };
+        // A matrix is one sequence; of anything larger, the first dimension counts sequences.
+        let n_samples = if shape.len() < 3 { 1 } else { shape[0] as u64 };
+        let Input { hessian, moved, .. } = &mut self.distinct[input];
+        // Experts are chosen by inputs: other tokens come by where these have moved.
+        if let Some(unchanged) = sample.unchanged.filter(|_| !module.contains(EXPERTS)) {
+            let (mut now, mut before) = (vec![0.0; elements], vec![0.0; elements]);
+            sample.value.read_rows(0..elements / cols, &mut now)?;
+            unchanged.read_rows(0..elements / cols, &mut before)?;
+            moved.accumulate(profile, &now, &mut before)?;
+        }
+        add(hessian, profile, sample.value, n_samples, &mut values)?;
+        // What was compared last is the buffer of what comes next.
+        let before = self.last.take().map(|it| it.values).unwrap_or_default();
+        let (kept, free) = if sample.edge.is_none() { (values, before) } else { (before, values) };
+        self.values = free;
+        self.last = Some(Last { input, batch, edge: sample.edge, shape: shape.to_vec(), values: kept });
+        Ok(())
+    }
+
+    /// Divides the inputs of these modules by positive numbers.
+    ///
+    /// # Errors
+    /// Divisors of another number than channels.
+    pub(super) fn divide(&mut self, taps: &[Tap], divisors: &[f32]) -> Result<()> {
+        let inputs = taps.iter().filter_map(|it| self.input_of.get(&it.module).copied());
+        let inputs: BTreeSet<usize> = inputs.collect();
+        for idx in inputs {
+            let Input { leader, hessian, moved, .. } = &mut self.distinct[idx];
+            hessian.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
+            moved.divide_inputs(divisors).map_err(|e| e.at(leader.as_str()))?;
+        }
+        Ok(())
+    }
+
+    /// All inputs of a wave have been seen.
+    pub(super) fn finish(&mut self) {
+        self.last = None;
+        self.values = Vec::new();
+    }
+
+    /// Which of the distinct inputs a module was given, which it is asked once.
+    pub(super) fn input_of(&mut self, module: &str) -> Option<usize> {
+        self.input_of.shift_remove(module)
+    }
+
+    /// Takes the moments of a distinct input.
+    pub(super) fn take(&mut self, input: usize) -> (Hessian, CrossMoments) {
+        let Input { hessian, moved, .. } = &mut self.distinct[input];
+        (std::mem::replace(hessian, Hessian::new(0)), std::mem::replace(moved, CrossMoments::new(0)))
+    }
+
+    /// Puts them back for modules of a later wave.
+    pub(super) fn put_back(&mut self, input: usize, (hessian, moved): (Hessian, CrossMoments)) {
+        (self.distinct[input].hessian, self.distinct[input].moved) = (hessian, moved);
+    }
+
+    /// Forgets what nobody will ask for.
+    pub(super) fn forget(&mut self) {
+        if self.input_of.is_empty() {
+            self.distinct.clear();
+        }
+    }
+}
+
+/// Adds a value (..., N) to second moments, where it lies if it can be; else by way of `values`.
+fn add(
+    hessian: &mut Hessian,
+    profile: Profile,
+    value: &dyn Activation,
+    n_samples: u64,
+    values: &mut Vec<f32>,
+) -> Result<()> {
+    let cols = hessian.cols();
+    let rows = value.shape().iter().product::<usize>() / cols.max(1);
+    let bytes = value.as_bytes().unwrap_or_default();
+    match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
+        (DType::BF16, Ok(x), _) if !bytes.is_empty() => {
+            hessian.accumulate::<bf16>(profile, matrix(x, rows, cols)?, n_samples)
+        }
+        (DType::F32, _, Ok(x)) if !bytes.is_empty() => {
+            hessian.accumulate::<f32>(profile, matrix(x, rows, cols)?, n_samples)
+        }
+        (dtype, ..) => {
+            values.resize(rows * cols, 0.0);
+            value.read_rows(0..rows, values)?;
+            if dtype == DType::BF16 {
+                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
+                hessian.accumulate(profile, matrix(&narrow, rows, cols)?, n_samples)
+            } else {
+                hessian.accumulate(profile, matrix(values, rows, cols)?, n_samples)
+            }
+        }
+    }?;
+    Ok(())
+}
+
+fn matrix<T>(data: &[T], rows: usize, cols: usize) -> crate::Result<Mat<'_, T>> {
+    Ok(Mat::new(data, rows, cols)?)
+}
