@@ -5,9 +5,9 @@ use lifecycle::{CompressionLifecycle, Signal};
 use crate::{
     CalibrationBatch, Committer, ModelStore, Needs, Sequential, Times, WaveNeeds,
     change::change,
+    course::Course,
     error::{Error, Result},
     log::{log_modules, log_wave},
-    sequential::Course,
     times::timed,
     waves::hearing,
 };

@@ -10,6 +10,7 @@ mod boundaries;
 mod change;
 pub mod choice;
 mod committer;
+mod course;
 mod data_free;
 mod divisions;
 mod error;

@@ -15,10 +15,10 @@ use models::{Hooks, Model, NonFiniteWatch, Run, TraceInputs, is_finite};
 use tensor::{Engine, Routing, Tensor};
 
 use crate::{
-    Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, WaveKind, Waves,
+    Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, Waves,
     boundaries::Boundaries,
     change::change,
-    divisions::Divisions,
+    course::Course,
     error::{Error, ErrorKind, Result},
     lanes::Lanes,
     listen::{Listener, hand_over},
@@ -70,32 +70,6 @@ pub enum Passes {
     Own,
     /// One together, over the layer as it was before the first change: `layer_sequential`.
     Joint,
-}
-
-/// What a run carries from wave to wave.
-pub(crate) struct Course<'a> {
-    pub(crate) declared: Vec<Declared>,
-    pub(crate) kind: WaveKind,
-    pub(crate) divisions: Divisions,
-    pub(crate) waves: Vec<Wave>,
-    /// The last wave that concerns somebody.
-    pub(crate) last: Option<usize>,
-    /// The first wave that is not committed yet.
-    pub(crate) resume_at: usize,
-    boundaries: Boundaries,
-    /// What flows where nothing has been changed, if somebody hears it.
-    unchanged: Option<Boundaries>,
-    shapes: Vec<Vec<usize>>,
-    lanes: Arc<Lanes>,
-    pub(crate) times: Times,
-    pub(crate) lifecycle: &'a mut CompressionLifecycle,
-}
-
-impl Course<'_> {
-    /// Tokens of all batches, padding included.
-    pub(crate) fn n_tokens(&self) -> usize {
-        self.shapes.iter().map(|it| it.iter().product::<usize>()).sum()
-    }
 }
 
 impl Sequential {
