@@ -41,7 +41,7 @@ pub enum ErrorKind {
     /// A modifier that was to leave what the model computes, and did not.
     #[error(
         "{modifier} has changed what `{module}` gives by {percent:.1} % where it was to leave it as it is, expected at most \
-         {:.0} %, which rounding may do: its mappings do not fit this model",
+         {:.0} %, which rounding may do: its mappings do not fit this model, give it `mappings` that name all readers of what is smoothed",
         100.0 * crate::promise::ROUNDING
     )]
     Moved {

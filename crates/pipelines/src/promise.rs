@@ -33,7 +33,7 @@ pub(crate) struct Promise {
     /// What the wave is given in one batch.
     inputs: HashMap<String, Tensor>,
     n_tokens: usize,
-    /// Linears, and modules that hold some.
+    /// Linears, and all modules around them.
     kept: BTreeSet<ModuleId>,
     before: Outputs,
 }
@@ -53,7 +53,7 @@ impl Promise {
         let Some(inputs) = inputs.filter(|_| !modifier.rescales.is_disjoint(&wave.ids)) else { return Ok(None) };
         let is_kept = |it: &ModuleId| wave.ids.contains(it) && !modifier.rescales.contains(it);
         let linears = wave.ids.iter().filter(|it| model.linear(**it).is_some());
-        let around = linears.flat_map(|it| model.tree().parent(*it).into_iter().chain([*it]));
+        let around = linears.flat_map(|it| std::iter::successors(Some(*it), |it| model.tree().parent(*it)));
         let kept: BTreeSet<ModuleId> = around.filter(is_kept).collect();
         let before = outputs((model, engine), subgraph, (&kept, n_tokens), inputs.clone())?;
         Ok(Some(Self { inputs: inputs.clone(), n_tokens, kept, before }))

@@ -18,11 +18,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of("llama")
+    }
+
+    fn of(name: &str) -> Self {
         let dir = tempdir().unwrap();
         let model = dir.path().join("model");
         fs::create_dir(&model).unwrap();
         for file in ["config.json", "model.safetensors"] {
-            fs::copy(goldens_dir("models/llama").join(file), model.join(file)).unwrap();
+            fs::copy(goldens_dir("models").join(name).join(file), model.join(file)).unwrap();
         }
         let gptq = json!({"GPTQModifier": {"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8"}});
         let recipe = json!({"quant_stage": {"quant_modifiers": gptq}});
@@ -157,6 +161,26 @@ fn a_mapping_that_leaves_out_a_reader_of_what_it_divides_is_refused_with_the_rea
     let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let moved = report["said"][0]["data"][0]["outputs_moved"].as_f64().unwrap();
     assert!(moved > 0.0 && moved < 0.02, "{moved}");
+}
+
+#[test]
+fn mappings_of_llm_compressor_that_break_a_model_are_refused() {
+    for (name, module) in [
+        // The norm behind attention is not what the MLP reads.
+        ("gemma2", "model.layers.0.mlp.gate_proj"),
+        ("gemma3_text", "model.layers.0.mlp.gate_proj"),
+        // The router reads what is smoothed, too.
+        ("granitemoe", "model.layers.0.block_sparse_moe"),
+    ] {
+        let scene = Scene::of(name);
+        let modifiers = json!({
+            "SmoothQuantModifier": {"smoothing_strength": 0.8},
+            "QuantizationModifier": {"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8"},
+        });
+        let recipe = json!({"quant_stage": {"quant_modifiers": modifiers}});
+        fs::write(scene.path("recipe.json"), recipe.to_string()).unwrap();
+        scene.oneshot_fails(&[], &[&format!("SmoothQuantModifier has changed what `{module}` gives by")]);
+    }
 }
 
 #[test]
