@@ -164,22 +164,51 @@ fn a_mapping_that_leaves_out_a_reader_of_what_it_divides_is_refused_with_the_rea
 }
 
 #[test]
-fn mappings_of_llm_compressor_that_break_a_model_are_refused() {
+fn mappings_of_llm_compressor_that_break_a_model_are_refused_and_ours_leave_what_it_computes() {
+    let write = |scene: &Scene, smoothing: Value, group_size: usize| {
+        let (weights, mut modifiers) =
+            (json!({"num_bits": 8, "strategy": "group", "group_size": group_size}), smoothing);
+        modifiers["QuantizationModifier"] = json!({
+            "config_groups": {"group_0": {"targets": ["re:.*_proj$"], "weights": weights}},
+        });
+        let recipe = json!({"quant_stage": {"quant_modifiers": modifiers}});
+        fs::write(scene.path("recipe.json"), recipe.to_string()).unwrap();
+    };
     for (name, module) in [
         // The norm behind attention is not what the MLP reads.
         ("gemma2", "model.layers.0.mlp.gate_proj"),
-        ("gemma3_text", "model.layers.0.mlp.gate_proj"),
         // The router reads what is smoothed, too.
         ("granitemoe", "model.layers.0.block_sparse_moe"),
     ] {
         let scene = Scene::of(name);
-        let modifiers = json!({
-            "SmoothQuantModifier": {"smoothing_strength": 0.8},
-            "QuantizationModifier": {"targets": ["Linear"], "ignore": ["lm_head"], "scheme": "W8A8"},
-        });
-        let recipe = json!({"quant_stage": {"quant_modifiers": modifiers}});
-        fs::write(scene.path("recipe.json"), recipe.to_string()).unwrap();
+        let mappings = json!([[["re:.*gate_proj", "re:.*up_proj"], "re:.*post_attention_layernorm"]]);
+        write(&scene, json!({"SmoothQuantModifier": {"smoothing_strength": 0.8, "mappings": mappings}}), 8);
         scene.oneshot_fails(&[], &[&format!("SmoothQuantModifier has changed what `{module}` gives by")]);
+    }
+    for name in [
+        "gemma2",
+        "gemma3_text",
+        "glm4_moe",
+        "gpt_oss",
+        "granitemoe",
+        "llama4_text",
+        "mixtral",
+        "qwen2_moe",
+        "qwen3_next",
+    ] {
+        for smoothing in
+            [json!({"SmoothQuantModifier": {"smoothing_strength": 0.8}}), json!({"AWQModifier": {"n_grid": 3}})]
+        {
+            let scene = Scene::of(name);
+            write(&scene, smoothing.clone(), 8);
+            let [model, recipe, data, out] = ["model", "recipe.json", "data.jsonl", "out"].map(|it| scene.path(it));
+            run(&["oneshot", text(&model), "--recipe", text(&recipe), "--out", text(&out), "--data", text(&data)])
+                .expect(0);
+            let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+            let said = report["said"].as_array().unwrap().iter().flat_map(|it| it["data"].as_array().unwrap());
+            let moved: Vec<f64> = said.filter_map(|it| it["outputs_moved"].as_f64()).collect();
+            assert!(!moved.is_empty() && moved.iter().all(|it| *it < 1e-5), "{name} {smoothing}: {moved:?}");
+        }
     }
 }
 

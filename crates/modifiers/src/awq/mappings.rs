@@ -45,6 +45,8 @@ fn hybrid(modules: &[NamedModule<'_>]) -> Option<Vec<Mapping>> {
     }
     let mlp: &[&str] = match names().any(|it| it.contains(".experts.")) {
         true => &[
+            // The reference leaves the router out, which reads the norm, too.
+            "re:.*mlp.gate$",
             "re:.*mlp.experts.*.gate_proj$",
             "re:.*mlp.experts.*.up_proj$",
             "re:.*mlp.shared_expert_gate$",
@@ -152,15 +154,8 @@ const COHERE2_MOE: &[NamedMapping] = &[
     NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
 ];
 
-const DEEPSEEK_V2: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*(q|q_a)_proj$", "re:.*kv_a_proj_with_mqa$"] },
-    NamedMapping { smooth: "re:.*q_a_layernorm$", balance: &["re:.*q_b_proj$"] },
-    NamedMapping { smooth: "re:.*kv_a_layernorm$", balance: &["re:.*kv_b_proj$"] },
-    NamedMapping { smooth: "re:.*post_attention_layernorm$", balance: &["re:.*gate_proj$", "re:.*up_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
-];
-
-const DEEPSEEK_V3: &[NamedMapping] = &[
+/// The reference leaves the router out of all but V3, whose norm it reads, too.
+const DEEPSEEK: &[NamedMapping] = &[
     NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*(q|q_a)_proj$", "re:.*kv_a_proj_with_mqa$"] },
     NamedMapping { smooth: "re:.*q_a_layernorm$", balance: &["re:.*q_b_proj$"] },
     NamedMapping { smooth: "re:.*kv_a_layernorm$", balance: &["re:.*kv_b_proj$"] },
@@ -197,6 +192,54 @@ const MOE: &[NamedMapping] = &[
         balance: &["re:.*mlp.gate$", "re:.*mlp.experts.*.gate_proj$", "re:.*mlp.experts.*.up_proj$"],
     },
     NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+];
+
+/// As [`MOE`], with what else reads the norm, which the reference leaves out.
+const GLM4_MOE: &[NamedMapping] = &[
+    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
+    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    NamedMapping {
+        smooth: "re:.*post_attention_layernorm$",
+        balance: &[
+            "re:.*mlp.gate$",
+            "re:.*mlp.experts.*.gate_proj$",
+            "re:.*mlp.experts.*.up_proj$",
+            "re:.*mlp.shared_experts.gate_proj$",
+            "re:.*mlp.shared_experts.up_proj$",
+        ],
+    },
+    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+];
+
+/// As [`MOE`], with what else reads the norm, which the reference leaves out.
+const QWEN2_MOE: &[NamedMapping] = &[
+    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
+    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    NamedMapping {
+        smooth: "re:.*post_attention_layernorm$",
+        balance: &[
+            "re:.*mlp.gate$",
+            "re:.*mlp.experts.*.gate_proj$",
+            "re:.*mlp.experts.*.up_proj$",
+            "re:.*mlp.shared_expert.gate_proj$",
+            "re:.*mlp.shared_expert.up_proj$",
+            "re:.*mlp.shared_expert_gate$",
+        ],
+    },
+    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+];
+
+/// Without the norm that routers read, too: the reference smooths it and changes which experts are chosen.
+const UNROUTED: &[NamedMapping] = &[
+    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
+    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+];
+
+/// As [`UNROUTED`]; what the experts' gates give is clamped, which no scale passes.
+const GPT_OSS: &[NamedMapping] = &[
+    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
+    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
 ];
 
 const LLAMA4: &[NamedMapping] = &[
@@ -264,21 +307,25 @@ pub const MAPPINGS: &[(&str, &[NamedMapping])] = &[
     ("Cohere2MoeForCausalLM", COHERE2_MOE),
     ("Cohere2VisionForConditionalGeneration", COHERE),
     ("CohereForCausalLM", COHERE),
-    ("DeepseekV2ForCausalLM", DEEPSEEK_V2),
-    ("DeepseekV3ForCausalLM", DEEPSEEK_V3),
-    ("Ernie4_5_MoeForCausalLM", DEFAULT),
+    ("DeepseekV2ForCausalLM", DEEPSEEK),
+    ("DeepseekV3ForCausalLM", DEEPSEEK),
+    ("Ernie4_5_MoeForCausalLM", UNROUTED),
     ("Exaone4ForCausalLM", ATTENTION_AND_MLP_OUTPUTS),
     ("Gemma2ForCausalLM", GEMMA2),
     ("Gemma3ForCausalLM", GEMMA3),
     ("Gemma3ForConditionalGeneration", GEMMA3),
-    ("Glm4MoeForCausalLM", MOE),
-    ("Glm4MoeLiteForCausalLM", DEEPSEEK_V2),
-    ("GlmMoeDsaForCausalLM", DEEPSEEK_V2),
+    ("Glm4MoeForCausalLM", GLM4_MOE),
+    ("Glm4MoeLiteForCausalLM", DEEPSEEK),
+    ("GlmMoeDsaForCausalLM", DEEPSEEK),
+    ("GptOssForCausalLM", GPT_OSS),
     ("GraniteForCausalLM", DEFAULT),
+    ("GraniteMoeForCausalLM", UNROUTED),
+    ("Llama4ForCausalLM", LLAMA4),
     ("Llama4ForConditionalGeneration", LLAMA4),
     ("LlamaForCausalLM", DEFAULT),
     ("Mistral3ForConditionalGeneration", DEFAULT),
     ("MistralForCausalLM", DEFAULT),
+    ("MixtralForCausalLM", UNROUTED),
     ("MuseGlimmerForConditionalGeneration", MUSE_GLIMMER),
     ("NanbeigeForCausalLM", DEFAULT),
     ("Olmo3ForCausalLM", ATTENTION_AND_MLP_OUTPUTS),
@@ -286,7 +333,7 @@ pub const MAPPINGS: &[(&str, &[NamedMapping])] = &[
     ("Phi3ForCausalLM", PHI3),
     ("Phi3VForCausalLM", PHI3),
     ("Qwen2ForCausalLM", DEFAULT),
-    ("Qwen2MoeForCausalLM", MOE),
+    ("Qwen2MoeForCausalLM", QWEN2_MOE),
     ("Qwen2_5OmniModel", DEFAULT),
     ("Qwen2_5OmniThinkerForConditionalGeneration", DEFAULT),
     ("Qwen2_5_VLForConditionalGeneration", QWEN2_5_VL),

@@ -188,16 +188,14 @@ impl LayerKinds {
 /// The mappings of a class of model.
 ///
 /// The hybrid Qwen 3.5 models get mappings for the layers that have a `self_attn`; all other classes are looked up in
-/// [`MAPPINGS`].
+/// [`MAPPINGS`]. Norms that routers read, too, are left out: the reference smooths them and changes which experts are chosen.
 ///
 /// # Errors
 /// A hybrid model without such a layer.
 pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Result<Vec<Mapping>> {
     let mlp: &[&str] = match class {
         "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &["re:.*mlp\\.gate_proj$", "re:.*mlp\\.up_proj$"],
-        "Qwen3_5MoeForCausalLM" | "Qwen3_5MoeForConditionalGeneration" => {
-            &["re:.*mlp\\.shared_expert\\.gate_proj$", "re:.*mlp\\.shared_expert\\.up_proj$"]
-        }
+        "Qwen3_5MoeForCausalLM" | "Qwen3_5MoeForConditionalGeneration" => &[],
         _ => return Ok(named(MAPPINGS, class).iter().map(Mapping::from).collect()),
     };
     let full = LayerKinds::with_child(modules.iter().map(|it| it.name), &["self_attn"]).alternatives;
@@ -206,7 +204,8 @@ pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Result<Vec<Mapp
         return Err(ErrorKind::Mapping { smooth, reason: "no layer has full attention".to_owned() }.into());
     }
     let attention = ["re:.*self_attn\\.q_proj$", "re:.*self_attn\\.k_proj$", "re:.*self_attn\\.v_proj$"];
-    Ok(vec![Mapping::new(&smooth, attention), Mapping::new("re:.*post_attention_layernorm$", mlp.iter().copied())])
+    let mlp = (!mlp.is_empty()).then(|| Mapping::new("re:.*post_attention_layernorm$", mlp.iter().copied()));
+    Ok(std::iter::once(Mapping::new(&smooth, attention)).chain(mlp).collect())
 }
 
 /// The entry of a class, or that of `LlamaForCausalLM`.
@@ -250,6 +249,12 @@ const COHERE2_MOE: &[NamedMapping] = &[NamedMapping {
 const DEEPSEEK: &[NamedMapping] =
     &[NamedMapping { smooth: "re:.*input_layernorm", balance: &["re:.*q(_a)?_proj$", "re:.*kv_a_proj_with_mqa"] }];
 
+/// The reference smooths the norm behind attention instead, which the residual stream reads.
+const GEMMA: &[NamedMapping] = &[
+    NamedMapping { smooth: "re:.*input_layernorm", balance: &["re:.*q_proj", "re:.*k_proj", "re:.*v_proj"] },
+    NamedMapping { smooth: "re:.*pre_feedforward_layernorm", balance: &["re:.*gate_proj", "re:.*up_proj"] },
+];
+
 const MIXTRAL: &[NamedMapping] =
     &[NamedMapping { smooth: "re:.*input_layernorm", balance: &["re:.*q_proj", "re:.*k_proj", "re:.*v_proj"] }];
 
@@ -291,14 +296,17 @@ pub const MAPPINGS: &[(&str, &[NamedMapping])] = &[
     ("DeepseekV2ForCausalLM", DEEPSEEK),
     ("DeepseekV3ForCausalLM", DEEPSEEK),
     ("Ernie4_5_MoeForCausalLM", MIXTRAL),
-    ("Gemma2ForCausalLM", DEFAULT),
-    ("Gemma3ForCausalLM", DEFAULT),
-    ("Gemma3ForConditionalGeneration", DEFAULT),
-    ("Glm4MoeForCausalLM", DEFAULT),
+    ("Gemma2ForCausalLM", GEMMA),
+    ("Gemma3ForCausalLM", GEMMA),
+    ("Gemma3ForConditionalGeneration", GEMMA),
+    ("Glm4MoeForCausalLM", MIXTRAL),
     ("Glm4MoeLiteForCausalLM", DEEPSEEK),
     ("GlmMoeDsaForCausalLM", DEEPSEEK),
+    ("GptOssForCausalLM", MIXTRAL),
     ("GraniteForCausalLM", DEFAULT),
-    ("Llama4ForConditionalGeneration", DEFAULT),
+    ("GraniteMoeForCausalLM", MIXTRAL),
+    ("Llama4ForCausalLM", MIXTRAL),
+    ("Llama4ForConditionalGeneration", MIXTRAL),
     ("LlamaForCausalLM", DEFAULT),
     ("Mistral3ForConditionalGeneration", DEFAULT),
     ("MistralForCausalLM", DEFAULT),
@@ -313,6 +321,7 @@ pub const MAPPINGS: &[(&str, &[NamedMapping])] = &[
     ("Qwen2_5_VLForConditionalGeneration", DEFAULT),
     ("Qwen3ForCausalLM", DEFAULT),
     ("Qwen3MoeForCausalLM", QWEN_MOE),
+    ("Qwen3NextForCausalLM", QWEN_MOE),
     ("SeedOssForCausalLM", DEFAULT),
     ("WhisperForConditionalGeneration", WHISPER),
 ];
