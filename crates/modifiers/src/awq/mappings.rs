@@ -2,13 +2,19 @@
 
 use compressed_tensors::target::NamedModule;
 
-use crate::smoothquant::mappings::{LayerKinds, Mapping, NamedMapping, named};
+use crate::{
+    error::Result,
+    smoothquant::mappings::{LayerKinds, Mapping, NamedMapping, of_class},
+};
 
 /// The mappings of a class of model.
 ///
 /// Hybrid models (Qwen3-Next, Qwen 3.5) and Step 3.5 get mappings by what their layers hold, told from the modules' names;
 /// where that gives none, and for all other classes, [`MAPPINGS`] counts.
-pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Vec<Mapping> {
+///
+/// # Errors
+/// Patterns that are no regular expressions.
+pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Result<Vec<Mapping>> {
     let built = match class {
         "Qwen3NextForCausalLM"
         | "Qwen3_5ForCausalLM"
@@ -18,7 +24,7 @@ pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Vec<Mapping> {
         "Step3p5ForCausalLM" => step3p5(modules),
         _ => None,
     };
-    built.unwrap_or_else(|| named(MAPPINGS, class).iter().map(Mapping::from).collect())
+    built.map_or_else(|| of_class(MAPPINGS, class, modules), Ok)
 }
 
 /// Layers with full and with linear attention.

@@ -90,7 +90,10 @@ impl AwqModifier {
             facts.map(|(it, classes)| NamedModule { name: &it.name, classes }).collect();
         let root = modules.iter().find(|it| it.name.is_empty());
         let class = root.and_then(|it| it.classes.first()).copied().unwrap_or_default();
-        let mappings = self.config.mappings.clone().unwrap_or_else(|| mappings_for(class, &modules));
+        let mappings = match &self.config.mappings {
+            Some(mappings) => mappings.clone(),
+            None => mappings_for(class, &modules)?,
+        };
         let mut places = Vec::new();
         for layers in mappings.iter().map(|it| it.resolve(&modules)).collect::<crate::Result<Vec<_>>>()?.concat() {
             if !fits(model, &layers)? || layers.is_frozen(model)? {

@@ -309,15 +309,15 @@ fn every_table_entry_is_a_pattern_and_layers_that_differ_are_told_by_their_names
         module("model.layers.1.self_attn.q_proj"),
         module("model.layers.1.mlp.experts.0.up_proj"),
     ];
-    let found = mappings::mappings_for("Qwen3NextForCausalLM", &hybrid);
+    let found = mappings::mappings_for("Qwen3NextForCausalLM", &hybrid).unwrap();
     assert_eq!(found[0].smooth, "re:.*layers\\.(1)\\.input_layernorm$");
     assert_eq!(found[1].smooth, "re:.*layers\\.(0)\\.input_layernorm$");
     assert_eq!(found[1].balance, ["re:.*linear_attn.in_proj_qkvz$", "re:.*linear_attn.in_proj_ba$"]);
     assert_eq!(found[2].balance.len(), 6);
-    let plain = mappings::mappings_for("Qwen3NextForCausalLM", &hybrid[2..]);
-    assert_eq!(plain, mappings::mappings_for("SomethingElse", &[]));
+    let plain = mappings::mappings_for("Qwen3NextForCausalLM", &hybrid[2..]).unwrap();
+    assert_eq!(plain, mappings::mappings_for("SomethingElse", &[]).unwrap());
     let step = [module("model.layers.0.mlp.up_proj"), module("model.layers.1.moe.gate")];
-    let found = mappings::mappings_for("Step3p5ForCausalLM", &step);
+    let found = mappings::mappings_for("Step3p5ForCausalLM", &step).unwrap();
     assert_eq!(found[2].smooth, "re:.*layers\\.(0)\\.post_attention_layernorm$");
     assert_eq!(found[3].smooth, "re:.*layers\\.(1)\\.post_attention_layernorm$");
 }

@@ -61,6 +61,7 @@ pub const OFFSET_NORM_CLASSES: &[&str] = &[
     "Gemma2RMSNorm",
     "Gemma3RMSNorm",
     "MuseGlimmerTextCenteredRMSNorm",
+    "NemotronLayerNorm1P",
     "Qwen3NextRMSNorm",
     "Qwen3_5RMSNorm",
     "Qwen3_5MoeRMSNorm",
@@ -196,7 +197,7 @@ pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Result<Vec<Mapp
     let mlp: &[&str] = match class {
         "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &["re:.*mlp\\.gate_proj$", "re:.*mlp\\.up_proj$"],
         "Qwen3_5MoeForCausalLM" | "Qwen3_5MoeForConditionalGeneration" => &[],
-        _ => return Ok(named(MAPPINGS, class).iter().map(Mapping::from).collect()),
+        _ => return of_class(MAPPINGS, class, modules),
     };
     let full = LayerKinds::with_child(modules.iter().map(|it| it.name), &["self_attn"]).alternatives;
     let smooth = format!("re:.*layers\\.({full})\\.input_layernorm$");
@@ -208,10 +209,39 @@ pub fn mappings_for(class: &str, modules: &[NamedModule<'_>]) -> Result<Vec<Mapp
     Ok(std::iter::once(Mapping::new(&smooth, attention)).chain(mlp).collect())
 }
 
-/// The entry of a class, or that of `LlamaForCausalLM`.
-pub(crate) fn named(table: &[(&str, &'static [NamedMapping])], class: &str) -> &'static [NamedMapping] {
+/// The mappings of a class in a table.
+///
+/// Of its own entry counts what the model has (DeepSeek V2 Lite has no `q_a_layernorm`); a class that is not listed takes all of
+/// `LlamaForCausalLM`.
+///
+/// # Errors
+/// Patterns that are no regular expressions.
+pub(crate) fn of_class(
+    table: &[(&str, &'static [NamedMapping])],
+    class: &str,
+    modules: &[NamedModule<'_>],
+) -> Result<Vec<Mapping>> {
     let entry = |class: &str| table.iter().find(|it| it.0 == class).map(|it| it.1);
-    entry(class).or_else(|| entry("LlamaForCausalLM")).unwrap_or_default()
+    let all = |entry: &[NamedMapping]| entry.iter().map(Mapping::from).collect();
+    let Some(listed) = entry(class) else { return Ok(entry("LlamaForCausalLM").map(all).unwrap_or_default()) };
+    let is_there = |pattern: &str| -> Result<bool> {
+        let pattern = Patterns::compile(&[pattern])?;
+        modules.iter().try_fold(false, |any, it| Ok(any || pattern.matches_module(*it)?))
+    };
+    let mut there = Vec::new();
+    for NamedMapping { smooth, balance } in listed {
+        let mut found = Vec::new();
+        for &pattern in *balance {
+            if is_there(pattern)? {
+                found.push(pattern);
+            }
+        }
+        if !found.is_empty() && is_there(smooth)? {
+            there.push(Mapping::new(smooth, found));
+        }
+    }
+    // Where there is none of them, they are refused by name.
+    Ok(if there.is_empty() { all(listed) } else { there })
 }
 
 const DEFAULT: &[NamedMapping] = &[

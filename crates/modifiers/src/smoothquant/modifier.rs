@@ -79,7 +79,8 @@ impl SmoothQuantModifier {
             Some(mappings) => mappings.clone(),
             None => {
                 let root = modules.iter().find(|it| it.name.is_empty());
-                mappings_for(root.and_then(|it| it.classes.first()).copied().unwrap_or_default(), &modules)?
+                let class = root.and_then(|it| it.classes.first()).copied().unwrap_or_default();
+                mappings_for(class, &modules)?
             }
         };
         let ignore = Patterns::compile(&self.config.ignore)?;

@@ -248,6 +248,22 @@ fn a_pattern_that_matches_nothing_is_refused_by_name() {
 }
 
 #[test]
+fn of_the_entry_of_a_class_counts_what_a_model_has() {
+    const OWN: &[NamedMapping] = &[
+        NamedMapping { smooth: "re:.*q_a_layernorm$", balance: &["re:.*q_b_proj$"] },
+        NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*w1$"] },
+    ];
+    let names = mixed();
+    let modules = modules(&names);
+    let found =
+        |class, entry| mappings::of_class(&[("LlamaForCausalLM", OWN), ("Own", entry)], class, &modules).unwrap();
+    assert_eq!(found("Own", OWN), [Mapping::new("re:.*input_layernorm$", ["re:.*q_proj$"])]);
+    // Where there is none of them, and of an entry that is not the class's own, all are kept to be refused by name.
+    assert_eq!(found("Own", &OWN[..1]).len(), 1);
+    assert_eq!(found("Another", OWN).len(), 2);
+}
+
+#[test]
 fn the_table_agrees_with_the_grouping_of_the_reference_where_that_is_sound() {
     use compressed_tensors::target::{Matcher, Rematch, match_modules_set};
     let names: Vec<String> = mixed().into_iter().filter(|it| !it.contains("layers.1")).collect();
