@@ -215,8 +215,9 @@ impl Sequential {
         };
         // What one batch gives is compared before and behind changes that are to leave it.
         let promising = course.declared.iter().any(|it| !it.rescales.is_disjoint(&wave.ids));
-        let given = promising.then(|| self.inputs(subgraph, &course.boundaries, &(0..1), None)).transpose()?;
-        let n_tokens = course.shapes.first().map_or(0, |it| it.iter().product());
+        let first = course.shapes.first().filter(|_| promising);
+        let n_tokens = first.map_or(0, |it| it.iter().product());
+        let given = first.map(|_| self.inputs(subgraph, &course.boundaries, &(0..1), None)).transpose()?;
         let mut data = Vec::new();
         let mut propagated = sees_change;
         let is_last = course.last.is_none_or(|it| wave.index >= it);

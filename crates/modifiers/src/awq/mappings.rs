@@ -99,12 +99,21 @@ fn step3p5(modules: &[NamedModule<'_>]) -> Option<Vec<Mapping>> {
     Some(mappings)
 }
 
-const DEFAULT: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-    NamedMapping { smooth: "re:.*post_attention_layernorm$", balance: &["re:.*gate_proj$", "re:.*up_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
-];
+/// The norm before attention.
+const ATTENTION: NamedMapping =
+    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] };
+
+/// Values, behind which attention is linear.
+const VALUES: NamedMapping = NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] };
+
+/// The norm before a dense MLP.
+const MLP: NamedMapping =
+    NamedMapping { smooth: "re:.*post_attention_layernorm$", balance: &["re:.*gate_proj$", "re:.*up_proj$"] };
+
+/// What a gate multiplies.
+const UP: NamedMapping = NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] };
+
+const DEFAULT: &[NamedMapping] = &[ATTENTION, VALUES, MLP, UP];
 
 const AFMOE: &[NamedMapping] = &[
     NamedMapping {
@@ -116,12 +125,12 @@ const AFMOE: &[NamedMapping] = &[
             "re:.*self_attn.gate_proj$",
         ],
     },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    VALUES,
     NamedMapping {
         smooth: "re:.*pre_mlp_layernorm$",
         balance: &["re:.*mlp.router$", "re:.*mlp.*gate_proj$", "re:.*mlp.*up_proj$"],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 const BLOOM: &[NamedMapping] = &[
@@ -141,8 +150,8 @@ const COHERE: &[NamedMapping] = &[
             "re:.*mlp.up_proj$",
         ],
     },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    VALUES,
+    UP,
 ];
 
 const COHERE2_MOE: &[NamedMapping] = &[
@@ -156,8 +165,8 @@ const COHERE2_MOE: &[NamedMapping] = &[
             "re:.*up_proj$",
         ],
     },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    VALUES,
+    UP,
 ];
 
 /// The reference leaves the router out of all but V3, whose norm it reads, too.
@@ -169,41 +178,38 @@ const DEEPSEEK: &[NamedMapping] = &[
         smooth: "re:.*post_attention_layernorm$",
         balance: &["re:.*mlp.gate$", "re:.*gate_proj$", "re:.*up_proj$"],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
-const ATTENTION_AND_MLP_OUTPUTS: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
-];
+const ATTENTION_AND_MLP_OUTPUTS: &[NamedMapping] = &[VALUES, UP];
 
 const GEMMA2: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping { smooth: "re:.*pre_feedforward_layernorm$", balance: &["re:.*gate_proj$", "re:.*up_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 const GEMMA3: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    VALUES,
     NamedMapping { smooth: "re:.*pre_feedforward_layernorm$", balance: &["re:.*gate_proj$", "re:.*up_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 const MOE: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping {
         smooth: "re:.*post_attention_layernorm$",
         balance: &["re:.*mlp.gate$", "re:.*mlp.experts.*.gate_proj$", "re:.*mlp.experts.*.up_proj$"],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 /// As [`MOE`], with what else reads the norm, which the reference leaves out.
 const GLM4_MOE: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping {
         smooth: "re:.*post_attention_layernorm$",
         balance: &[
@@ -214,13 +220,13 @@ const GLM4_MOE: &[NamedMapping] = &[
             "re:.*mlp.shared_experts.up_proj$",
         ],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 /// As [`MOE`], with what else reads the norm, which the reference leaves out.
 const QWEN2_MOE: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping {
         smooth: "re:.*post_attention_layernorm$",
         balance: &[
@@ -232,30 +238,23 @@ const QWEN2_MOE: &[NamedMapping] = &[
             "re:.*mlp.shared_expert_gate$",
         ],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 /// Without the norm that routers read, too: the reference smooths it and changes which experts are chosen.
-const UNROUTED: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
-];
+const UNROUTED: &[NamedMapping] = &[ATTENTION, VALUES, UP];
 
 /// As [`UNROUTED`]; what the experts' gates give is clamped, which no scale passes.
-const GPT_OSS: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
-];
+const GPT_OSS: &[NamedMapping] = &[ATTENTION, VALUES];
 
 const LLAMA4: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping {
         smooth: "re:.*post_attention_layernorm$",
         balance: &["re:.*feed_forward.router$", "re:.*feed_forward.*.gate_proj$", "re:.*feed_forward.*.up_proj$"],
     },
-    NamedMapping { smooth: "re:.*up_proj$", balance: &["re:.*down_proj$"] },
+    UP,
 ];
 
 const MUSE_GLIMMER: &[NamedMapping] = &[
@@ -290,8 +289,8 @@ const PHI3: &[NamedMapping] = &[
 ];
 
 const QWEN2_5_VL: &[NamedMapping] = &[
-    NamedMapping { smooth: "re:.*input_layernorm$", balance: &["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"] },
-    NamedMapping { smooth: "re:.*v_proj$", balance: &["re:.*o_proj$"] },
+    ATTENTION,
+    VALUES,
     NamedMapping {
         smooth: "re:.*language_model\\.layers\\.\\d+\\.post_attention_layernorm$",
         balance: &[
