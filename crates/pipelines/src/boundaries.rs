@@ -13,6 +13,9 @@ use tensor::{Budget, DType, Tensor};
 
 use crate::error::{ErrorKind, Result};
 
+/// Batches before one that may have the same value; they differ in length.
+const LOOKED_BACK: usize = 16;
+
 /// Where values go that exceed a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spill {
@@ -31,7 +34,13 @@ pub(crate) struct Boundaries {
 
 enum Value {
     Memory(Tensor),
-    Disk { file: TempPath, dtype: DType, shape: Vec<usize> },
+    /// That of an earlier batch, which counts it.
+    Shared(Tensor),
+    Disk {
+        file: TempPath,
+        dtype: DType,
+        shape: Vec<usize>,
+    },
 }
 
 impl Boundaries {
@@ -83,10 +92,24 @@ impl Boundaries {
             }
         }
         for (name, tensor) in added {
-            let value = self.store(tensor, budget)?;
+            let value = match self.known(batch, &name, &tensor)? {
+                Some(known) => Value::Shared(known),
+                None => self.store(tensor, budget)?,
+            };
             self.batches[batch].insert(name, value);
         }
         Ok(())
+    }
+
+    /// The same value of a batch shortly before: tables of positions, say, do not depend on what a batch holds.
+    fn known(&self, batch: usize, name: &str, tensor: &Tensor) -> Result<Option<Tensor>> {
+        for earlier in self.batches[batch.saturating_sub(LOOKED_BACK)..batch].iter().rev() {
+            let Some(Value::Memory(known) | Value::Shared(known)) = earlier.get(name) else { continue };
+            if known.shape() == tensor.shape() && known.dtype() == tensor.dtype() && tensor.is_dense() {
+                return Ok((known.as_bytes()? == tensor.as_bytes()?).then(|| known.clone()));
+            }
+        }
+        Ok(None)
     }
 
     fn store(&mut self, tensor: Tensor, budget: &Budget) -> Result<Value> {
@@ -111,7 +134,7 @@ impl Boundaries {
 impl Value {
     fn load(&self, budget: &Budget) -> Result<Tensor> {
         match self {
-            Self::Memory(tensor) => Ok(tensor.clone()),
+            Self::Memory(tensor) | Self::Shared(tensor) => Ok(tensor.clone()),
             Self::Disk { file, dtype, shape } => Tensor::build_bytes(budget, *dtype, shape, |out| {
                 let fault = |source| ErrorKind::Spill { path: file.to_path_buf(), source };
                 File::open(file).and_then(|mut it| it.read_exact(out)).map_err(fault)?;
@@ -147,5 +170,29 @@ mod tests {
         boundaries.update(1, &names, IndexMap::new(), &budget).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(boundaries.fetch(1, &names, &budget).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_batches_have_in_common_is_held_once() {
+        let budget = Budget::unlimited();
+        let mut boundaries = Boundaries::new(4, None);
+        let table = |len: usize| (0..len).map(|it| it as f32).collect::<Vec<f32>>();
+        for (batch, (value, len)) in
+            [(1.0f32, 40_000), (2.0, 30_000), (3.0, 40_000), (4.0, 40_000)].into_iter().enumerate()
+        {
+            let own = budget.tensor(vec![value; 50_000], &[50_000]).unwrap();
+            let table = budget.tensor(table(len), &[len]).unwrap();
+            let added = IndexMap::from([("own".to_owned(), own), ("table".to_owned(), table)]);
+            boundaries.update(batch, &IndexSet::new(), added, &budget).unwrap();
+        }
+        assert_eq!(boundaries.in_memory_bytes, 4 * (4 * 50_000 + 40_000 + 30_000));
+        let names = IndexSet::from(["own".to_owned(), "table".to_owned()]);
+        // The first batch does not need them any more.
+        boundaries.update(0, &names, IndexMap::new(), &budget).unwrap();
+        let fetched: Vec<_> = (1..4).map(|it| boundaries.fetch(it, &names, &budget).unwrap()).collect();
+        assert!(fetched[1]["table"].is_same(&fetched[2]["table"]));
+        assert_eq!(fetched[2]["table"].as_slice::<f32>().unwrap(), table(40_000));
+        assert_eq!(fetched[0]["table"].as_slice::<f32>().unwrap(), table(30_000));
+        assert!(fetched.iter().zip(2..).all(|(it, own)| it["own"].as_slice::<f32>().unwrap()[0] == own as f32));
     }
 }

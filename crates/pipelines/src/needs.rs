@@ -29,6 +29,13 @@ pub struct WaveNeeds {
     pub modifier_bytes: u64,
 }
 
+impl WaveNeeds {
+    fn new(model: &Model, wave: &Wave, declared: &[Declared], engine_bytes: u64) -> Self {
+        let module = wave.modules.first().cloned().unwrap_or_default();
+        Self { module, engine_bytes, modifier_bytes: modifier_bytes(model, wave, declared) }
+    }
+}
+
 /// Least memory of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -63,7 +70,6 @@ impl Sequential {
         let waves = Waves::of(&self.model, &declared, self.partition, TraceInputs::Ids)?;
         self.check_unchanged(lifecycle, &declared, &waves)?;
         let one = |wave: &Wave| {
-            let mut needs = modifier_needs(&self.model, wave, &declared);
             let width = width_of(&self.model);
             let mut channels = 0u64;
             for module in &wave.ids {
@@ -81,8 +87,8 @@ impl Sequential {
             // What is heard of both streams is in memory together.
             let live = if declared.iter().any(|it| it.hears_unchanged) { 2 * live } else { live };
             let kept = if waves.kind == WaveKind::Layers { kept * hidden * all_tokens } else { 0 };
-            needs.engine_bytes = width * (parameters + live * batch_tokens + kept);
-            needs
+            let engine_bytes = width * (parameters + live * batch_tokens + kept);
+            WaveNeeds::new(&self.model, wave, &declared, engine_bytes)
         };
         Ok(Needs { waves: waves.waves.iter().map(one).collect() })
     }
@@ -99,17 +105,14 @@ impl DataFree {
         let waves = Waves::by_parent(&self.model, &written);
         let one = |wave: &Wave| {
             let parameters = wave.ids.iter().map(|it| own_elements(&self.model, *it)).sum::<u64>();
-            WaveNeeds {
-                engine_bytes: width_of(&self.model) * parameters,
-                ..modifier_needs(&self.model, wave, &declared)
-            }
+            WaveNeeds::new(&self.model, wave, &declared, width_of(&self.model) * parameters)
         };
         Ok(Needs { waves: waves.waves.iter().map(one).collect() })
     }
 }
 
-/// Statistics by distinct input, and copies of the weights that are written.
-fn modifier_needs(model: &Model, wave: &Wave, declared: &[Declared]) -> WaveNeeds {
+/// Bytes of what modifiers hold of a wave: statistics by distinct input, and copies of the weights that are written.
+pub(crate) fn modifier_bytes(model: &Model, wave: &Wave, declared: &[Declared]) -> u64 {
     let mut inputs: BTreeMap<(Option<ModuleId>, u64), u64> = BTreeMap::new();
     let mut written: BTreeSet<ModuleId> = BTreeSet::new();
     for it in declared {
@@ -124,12 +127,7 @@ fn modifier_needs(model: &Model, wave: &Wave, declared: &[Declared]) -> WaveNeed
     }
     let factor = inputs.values().max().copied().unwrap_or(0);
     let weights: u64 = written.iter().map(|it| own_elements(model, *it)).sum();
-    let module = wave.modules.first().cloned().unwrap_or_default();
-    WaveNeeds {
-        module,
-        engine_bytes: 0,
-        modifier_bytes: inputs.values().sum::<u64>() + factor + weights * CHANGE_BYTES,
-    }
+    inputs.values().sum::<u64>() + factor + weights * CHANGE_BYTES
 }
 
 fn own_elements(model: &Model, module: ModuleId) -> u64 {

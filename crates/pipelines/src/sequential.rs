@@ -23,6 +23,7 @@ use crate::{
     lanes::Lanes,
     listen::{Listener, hand_over},
     log::{log_modules, log_wave},
+    needs::modifier_bytes,
     promise::Promise,
     times::timed,
     waves::{Declared, declared, extent_for, hearing},
@@ -232,8 +233,10 @@ impl Sequential {
                 // Later waves see the wave as it was before the first change.
                 self.propagate(subgraph, course, committer)?;
             }
+            let bytes = modifier_bytes(&self.model, wave, &course.declared);
             for (at, &idx) in modifiers.iter().enumerate() {
                 let begin = Instant::now();
+                self.engine.budget.make_room(bytes);
                 let run = (&*self.model, &self.engine);
                 let promise = Promise::of(run, (wave, subgraph), &course.declared[idx], given.as_ref(), n_tokens)?;
                 let mut said = change(course.lifecycle, &[idx], wave)?;

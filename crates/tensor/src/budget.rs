@@ -1,9 +1,10 @@
 //! The one owner of memory: every buffer above 1 MiB is accounted here, and refused where the limit would be passed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::{Data, Scalar};
+use crate::elements::Elements;
 use crate::error::{ErrorKind, Result};
 use crate::{DType, Tensor};
 
@@ -13,15 +14,16 @@ pub const ACCOUNTED_BYTES: u64 = 1 << 16;
 /// A limit on memory, shared by everybody who allocates.
 ///
 /// Clones are handles to the same budget.
-/// Buffers that were dropped wait in a pool for the next one of their type and size; the pool counts as in use only while
-/// there is room, and is emptied before anything is refused.
+/// Buffers that were dropped wait in a pool for the next one of their type and size, while there is room; those that have waited
+/// longest make way for what is asked for. Without a limit there is room for as much as has been in use at once: the pool does not
+/// raise the peak.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     limit_bytes: Option<u64>,
-    /// What buffers in use and waiting ones may hold together.
+    /// What buffers in use and waiting ones may hold together; none for the most that was in use.
     pool_bytes: Option<u64>,
     state: Mutex<State>,
 }
@@ -29,9 +31,19 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     in_use_bytes: u64,
+    most_in_use_bytes: u64,
     peak_bytes: u64,
     pooled_bytes: u64,
-    pool: BTreeMap<(DType, u64), Vec<Data>>,
+    pool: BTreeMap<(DType, u64), VecDeque<Waiting>>,
+    n_given_back: u64,
+}
+
+/// A buffer in the pool.
+#[derive(Debug)]
+struct Waiting {
+    data: Data,
+    /// How many were given back before it.
+    number: u64,
 }
 
 /// Bytes taken from a budget until this is dropped.
@@ -78,14 +90,14 @@ impl Budget {
     /// [`ErrorKind::Length`] where the shape asks for another number of elements, [`ErrorKind::Budget`].
     pub fn tensor<T: Scalar>(&self, elements: Vec<T>, shape: &[usize]) -> Result<Tensor> {
         let lease = self.reserve((elements.capacity() * size_of::<T>()) as u64)?;
-        Tensor::own(T::wrap(elements), lease, shape)
+        Tensor::own(T::wrap(elements.into()), lease, shape)
     }
 
     /// Elements with contents of no meaning, and their lease.
-    pub(crate) fn buffer<T: Scalar>(&self, len: usize) -> Result<(Vec<T>, Lease)> {
+    pub(crate) fn buffer<T: Scalar>(&self, len: usize) -> Result<(Elements<T>, Lease)> {
         let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
         if bytes <= ACCOUNTED_BYTES {
-            return Ok((vec![T::default(); len], Lease { budget: self.clone(), bytes: 0 }));
+            return Ok((Elements::zeros(len), Lease { budget: self.clone(), bytes: 0 }));
         }
         let bytes = self.size_class(bytes);
         let mut state = self.lock();
@@ -94,21 +106,22 @@ impl Budget {
         let most = bytes + bytes / if self.0.limit_bytes.is_some() { 8 } else { 2 };
         let slot = state.pool.range((T::DTYPE, bytes)..=(T::DTYPE, most)).next().map(|(key, _)| *key);
         if let Some(key) = slot
-            && let Some(mut elements) = state.pool.get_mut(&key).and_then(Vec::pop).and_then(T::take)
+            && let Some(mut elements) =
+                state.pool.get_mut(&key).and_then(VecDeque::pop_back).and_then(|it| T::take(it.data))
         {
-            if state.pool.get(&key).is_some_and(Vec::is_empty) {
+            if state.pool.get(&key).is_some_and(VecDeque::is_empty) {
                 state.pool.remove(&key);
             }
             state.pooled_bytes -= key.1;
             self.charge(&mut state, key.1)?;
             drop(state);
-            elements.resize(len, T::default());
+            elements.set_len(len);
             return Ok((elements, Lease { budget: self.clone(), bytes: key.1 }));
         }
         self.charge(&mut state, bytes)?;
         drop(state);
-        let mut elements = vec![T::default(); (bytes / size_of::<T>() as u64) as usize];
-        elements.truncate(len);
+        let mut elements = Elements::zeros((bytes / size_of::<T>() as u64) as usize);
+        elements.set_len(len);
         Ok((elements, Lease { budget: self.clone(), bytes }))
     }
 
@@ -127,12 +140,25 @@ impl Budget {
             let in_use_bytes = state.in_use_bytes;
             return Err(ErrorKind::Budget { needed_bytes, limit_bytes, in_use_bytes }.into());
         }
-        if let Some(pool_bytes) = self.0.pool_bytes {
-            while needed_bytes.saturating_add(state.pooled_bytes) > pool_bytes && state.drop_pooled() {}
-        }
+        state.most_in_use_bytes = state.most_in_use_bytes.max(needed_bytes);
+        let pool_bytes = self.pool_bytes(state);
+        while needed_bytes.saturating_add(state.pooled_bytes) > pool_bytes && state.drop_pooled() {}
         state.in_use_bytes = needed_bytes;
         state.peak_bytes = state.peak_bytes.max(needed_bytes + state.pooled_bytes);
         Ok(())
+    }
+
+    /// Gives back to the system what waits in the pool beyond the room that is left beside `bytes`, which the caller allocates itself
+    /// for a while.
+    pub fn make_room(&self, bytes: u64) {
+        let mut state = self.lock();
+        let room = self.pool_bytes(&state).saturating_sub(state.in_use_bytes.saturating_add(bytes));
+        while state.pooled_bytes > room && state.drop_pooled() {}
+    }
+
+    /// What buffers in use and waiting ones may hold together.
+    fn pool_bytes(&self, state: &State) -> u64 {
+        self.0.pool_bytes.unwrap_or(state.most_in_use_bytes)
     }
 
     /// Gives the pool's memory back to the system.
@@ -163,15 +189,17 @@ impl Budget {
 }
 
 impl State {
-    /// Drops one pooled buffer; false where the pool is empty.
+    /// Drops the buffer that has waited longest; false where the pool is empty.
     fn drop_pooled(&mut self) -> bool {
-        let Some(mut entry) = self.pool.first_entry() else { return false };
-        let bytes = entry.key().1;
-        entry.get_mut().pop();
-        if entry.get().is_empty() {
-            entry.remove();
+        let oldest = self.pool.iter().min_by_key(|(_, waiting)| waiting.front().map(|it| it.number));
+        let Some(key) = oldest.map(|it| *it.0) else { return false };
+        if let Some(waiting) = self.pool.get_mut(&key) {
+            waiting.pop_front();
+            if waiting.is_empty() {
+                self.pool.remove(&key);
+            }
         }
-        self.pooled_bytes -= bytes;
+        self.pooled_bytes -= key.1;
         true
     }
 }
@@ -184,7 +212,9 @@ impl Lease {
         state.in_use_bytes -= bytes;
         if bytes > 0 && data.capacity_bytes() == bytes {
             state.pooled_bytes += bytes;
-            state.pool.entry((data.dtype(), bytes)).or_default().push(data);
+            let number = state.n_given_back;
+            state.n_given_back += 1;
+            state.pool.entry((data.dtype(), bytes)).or_default().push_back(Waiting { data, number });
         }
     }
 }
@@ -245,12 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn without_a_limit_waiting_buffers_fill_what_was_in_use_and_the_longest_waiting_goes_first() {
+        let budget = Budget::unlimited();
+        let held: Vec<_> = [MIB, 2 * MIB].into_iter().map(|it| budget.buffer::<u8>(it).unwrap()).collect();
+        held.into_iter().for_each(|(data, lease)| lease.give_back(Data::U8(data)));
+        let waiting = |budget: &Budget| budget.lock().pool.keys().map(|it| it.1 as usize / MIB).collect::<Vec<_>>();
+        assert_eq!(waiting(&budget), [1, 2]);
+        let (data, lease) = budget.buffer::<f32>(MIB / 4).unwrap();
+        assert_eq!(waiting(&budget), [2]);
+        lease.give_back(f32_data(data));
+        assert_eq!(budget.lock().pooled_bytes, 3 * MIB as u64);
+        budget.make_room(2 * MIB as u64);
+        assert_eq!(budget.lock().pooled_bytes, MIB as u64);
+        assert_eq!(budget.peak_bytes(), 3 * MIB as u64);
+    }
+
+    #[test]
     fn small_buffers_cost_nothing() {
         let budget = Budget::limited(0);
         assert!(budget.tensor(vec![1.0f32; 1000], &[1000]).is_ok());
     }
 
-    fn f32_data(data: Vec<f32>) -> Data {
+    fn f32_data(data: Elements<f32>) -> Data {
         Data::F32(data)
     }
 
@@ -263,7 +309,7 @@ mod tests {
             lease.give_back(<f32 as crate::buffer::sealed::Typed>::wrap(elements));
         }
         let state = budget.lock();
-        assert_eq!(state.pool.values().map(Vec::len).sum::<usize>(), 1);
+        assert_eq!(state.pool.values().map(VecDeque::len).sum::<usize>(), 1);
         assert_eq!(state.in_use_bytes, 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::{Budget, DType, Lease};
+use crate::{Budget, DType, Lease, elements::Elements};
 
 /// An element type that tensors hold on the host.
 pub trait Scalar: bytemuck::Pod + Default + Send + Sync + std::fmt::Debug + PartialEq + sealed::Typed {
@@ -11,14 +11,14 @@ pub trait Scalar: bytemuck::Pod + Default + Send + Sync + std::fmt::Debug + Part
 }
 
 pub(crate) mod sealed {
-    use super::Data;
+    use super::{Data, Elements};
 
     /// How a type lies in [`Data`]; closed to other crates.
     pub trait Typed: Sized {
-        fn wrap(elements: Vec<Self>) -> Data;
+        fn wrap(elements: Elements<Self>) -> Data;
         fn slice(data: &Data) -> Option<&[Self]>;
         fn slice_mut(data: &mut Data) -> Option<&mut [Self]>;
-        fn take(data: Data) -> Option<Vec<Self>>;
+        fn take(data: Data) -> Option<Elements<Self>>;
     }
 }
 
@@ -26,7 +26,7 @@ macro_rules! scalars {
     ($($variant:ident: $t:ty = $dtype:ident),* $(,)?) => {
         /// Elements of one type.
         #[derive(Debug)]
-        pub enum Data { $(#[doc = stringify!($t)] $variant(Vec<$t>)),* }
+        pub enum Data { $(#[doc = stringify!($t)] $variant(Elements<$t>)),* }
 
         impl Data {
             pub(crate) fn capacity_bytes(&self) -> u64 {
@@ -59,7 +59,7 @@ macro_rules! scalars {
 
         $(
             impl sealed::Typed for $t {
-                fn wrap(elements: Vec<Self>) -> Data {
+                fn wrap(elements: Elements<Self>) -> Data {
                     Data::$variant(elements)
                 }
                 fn slice(data: &Data) -> Option<&[Self]> {
@@ -68,7 +68,7 @@ macro_rules! scalars {
                 fn slice_mut(data: &mut Data) -> Option<&mut [Self]> {
                     if let Data::$variant(v) = data { Some(v) } else { None }
                 }
-                fn take(data: Data) -> Option<Vec<Self>> {
+                fn take(data: Data) -> Option<Elements<Self>> {
                     if let Data::$variant(v) = data { Some(v) } else { None }
                 }
             }

@@ -7,6 +7,7 @@
 
 mod budget;
 mod buffer;
+mod elements;
 mod engine;
 mod error;
 mod growing;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Rows that are swept in one call, which bounds the memory beside the weights.
-const SLAB_ROWS: usize = 2048;
+const SLAB_ROWS: usize = 512;
 
 /// Second moments of a layer's inputs: `sum_t x_t x_t^T`, upper triangle, f32, with the counts that scale it.
 ///
