@@ -1,13 +1,15 @@
 //! The basic pipeline: all modifiers hear the whole model as it was, then change it.
 
+use std::{collections::HashMap, time::Instant};
+
 use lifecycle::{CompressionLifecycle, Signal};
 
 use crate::{
     CalibrationBatch, Committer, ModelStore, Needs, Sequential, Times, WaveNeeds,
-    change::change,
     course::Course,
     error::{Error, Result},
     log::{log_modules, log_wave},
+    promise::{Given, change_as_promised},
     times::timed,
     waves::hearing,
 };
@@ -38,6 +40,8 @@ impl Basic {
         let waves = std::mem::take(&mut course.waves);
         let last = course.last.map_or(0, |it| it + 1);
         let everyone = hearing(course.lifecycle);
+        let run = (&**model, &self.sequential.engine);
+        let mut given = HashMap::new();
         for wave in &waves[..last] {
             let Some(subgraph) = &wave.subgraph else { continue };
             let before = course.times;
@@ -45,6 +49,8 @@ impl Basic {
             // What is committed needs no statistics any more.
             if wave.index >= course.resume_at {
                 self.sequential.listen(wave, subgraph, &mut course, &everyone, committer)?;
+                let found = Given::of(&course, (wave, subgraph), &run.1.budget)?;
+                given.extend(found.map(|it| (wave.index, it)));
             }
             if wave.index + 1 < last {
                 self.sequential.propagate(subgraph, &mut course, committer)?;
@@ -62,7 +68,12 @@ impl Basic {
                     course.lifecycle.restore(&snapshot).map_err(Error::from)?;
                 }
                 let held = wave.subgraph.as_ref().map(|it| model.hold(it)).transpose().map_err(Error::from)?;
-                let data = timed(&mut course.times.change, || change(course.lifecycle, &everyone, wave))?;
+                let (begin, mut data) = (Instant::now(), Vec::new());
+                let (whole, given) = ((wave, wave.subgraph.as_ref()), given.remove(&wave.index));
+                for &idx in &everyone {
+                    data.extend(change_as_promised(run, whole, &mut course, idx, given.as_ref())?);
+                }
+                course.times.change += begin.elapsed();
                 log_modules(course.lifecycle, wave, &data)?;
                 timed(&mut course.times.commit, || committer.commit(wave, course.lifecycle, data))?;
                 drop(held);

@@ -9,11 +9,13 @@ use graph::{Extent, ModuleId, Subgraph};
 use lifecycle::Activation;
 use models::{Hooks, Model, Run, Tap};
 use serde_json::Value;
-use tensor::{Engine, Tensor};
+use tensor::{Budget, Engine, Tensor};
 
 use crate::{
     ModifierData, Wave,
     activation::TensorActivation,
+    change::change,
+    course::Course,
     error::{ErrorKind, Result},
     waves::Declared,
 };
@@ -28,9 +30,52 @@ const ROWS: usize = 64;
 /// Rows of what modules give on one batch.
 type Outputs = BTreeMap<ModuleId, Vec<Vec<f32>>>;
 
+/// What a wave is given in one batch.
+pub(crate) struct Given {
+    inputs: HashMap<String, Tensor>,
+    n_tokens: usize,
+}
+
+impl Given {
+    /// Of the first batch, if a modifier rescales some of the wave.
+    ///
+    /// # Errors
+    /// Values that cannot be read back.
+    pub(crate) fn of(
+        course: &Course<'_>,
+        (wave, subgraph): (&Wave, &Subgraph),
+        budget: &Budget,
+    ) -> Result<Option<Self>> {
+        let promising = course.declared.iter().any(|it| !it.rescales.is_disjoint(&wave.ids));
+        let Some(shape) = course.shapes.first().filter(|_| promising) else { return Ok(None) };
+        let inputs = course.boundaries.fetch(0, &subgraph.input_names, budget)?;
+        Ok(Some(Self { inputs, n_tokens: shape.iter().product() }))
+    }
+}
+
+/// Lets one modifier change a wave, and compares what the wave gives before and after if the modifier promises to leave that.
+///
+/// # Errors
+/// What the modifier refuses, and as [`Promise::check`].
+pub(crate) fn change_as_promised(
+    run: (&Model, &Engine),
+    (wave, subgraph): (&Wave, Option<&Subgraph>),
+    course: &mut Course<'_>,
+    idx: usize,
+    given: Option<&Given>,
+) -> Result<Vec<ModifierData>> {
+    let both = subgraph.zip(given);
+    let promise =
+        both.map(|(subgraph, it)| Promise::of(run, (wave, subgraph), &course.declared[idx], it)).transpose()?;
+    let mut said = change(course.lifecycle, &[idx], wave)?;
+    if let (Some(promise), Some(subgraph)) = (promise.flatten(), subgraph) {
+        promise.check(run, subgraph, course.lifecycle.modifiers()[idx].modifier().type_name(), &mut said)?;
+    }
+    Ok(said)
+}
+
 /// The promise of one modifier for one wave.
-pub(crate) struct Promise {
-    /// What the wave is given in one batch.
+struct Promise {
     inputs: HashMap<String, Tensor>,
     n_tokens: usize,
     /// Linears, and all modules around them.
@@ -39,31 +84,33 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
-    /// Runs a wave on what it is given in one batch of `n_tokens` tokens, if the modifier rescales some of it.
+    /// Runs a wave on what it is given in one batch, if the modifier rescales some of it.
     ///
     /// # Errors
     /// A run that fails.
-    pub(crate) fn of(
+    fn of(
         (model, engine): (&Model, &Engine),
         (wave, subgraph): (&Wave, &Subgraph),
         modifier: &Declared,
-        inputs: Option<&HashMap<String, Tensor>>,
-        n_tokens: usize,
+        given: &Given,
     ) -> Result<Option<Self>> {
-        let Some(inputs) = inputs.filter(|_| !modifier.rescales.is_disjoint(&wave.ids)) else { return Ok(None) };
+        if modifier.rescales.is_disjoint(&wave.ids) {
+            return Ok(None);
+        }
         let is_kept = |it: &ModuleId| wave.ids.contains(it) && !modifier.rescales.contains(it);
         let linears = wave.ids.iter().filter(|it| model.linear(**it).is_some());
         let around = linears.flat_map(|it| std::iter::successors(Some(*it), |it| model.tree().parent(*it)));
         let kept: BTreeSet<ModuleId> = around.filter(is_kept).collect();
-        let before = outputs((model, engine), subgraph, (&kept, n_tokens), inputs.clone())?;
-        Ok(Some(Self { inputs: inputs.clone(), n_tokens, kept, before }))
+        let Given { inputs, n_tokens } = given;
+        let before = outputs((model, engine), subgraph, (&kept, *n_tokens), inputs.clone())?;
+        Ok(Some(Self { inputs: inputs.clone(), n_tokens: *n_tokens, kept, before }))
     }
 
     /// Runs the wave again, and says beside each mapping of the modifier how far the outputs behind it have moved.
     ///
     /// # Errors
     /// `Moved` with the first module that moved beyond [`ROUNDING`]; a run that fails.
-    pub(crate) fn check(
+    fn check(
         self,
         (model, engine): (&Model, &Engine),
         subgraph: &Subgraph,

@@ -17,14 +17,13 @@ use tensor::{Engine, Routing, Tensor};
 use crate::{
     Committer, ModelStore, ModifierData, Partition, Spill, Times, Wave, Waves,
     boundaries::Boundaries,
-    change::change,
     course::Course,
     error::{Error, ErrorKind, Result},
     lanes::Lanes,
     listen::{Listener, hand_over},
     log::{log_modules, log_wave},
     needs::modifier_bytes,
-    promise::Promise,
+    promise::{Given, change_as_promised},
     times::timed,
     waves::{Declared, declared, extent_for, hearing},
     windows::{Along, Joints, gives_routed_rows, join, split, windows},
@@ -214,11 +213,7 @@ impl Sequential {
             Passes::Own => course.divisions.passes(&self.model, (course.kind, wave), &course.declared, everyone),
             Passes::Joint => vec![everyone],
         };
-        // What one batch gives is compared before and behind changes that are to leave it.
-        let promising = course.declared.iter().any(|it| !it.rescales.is_disjoint(&wave.ids));
-        let first = course.shapes.first().filter(|_| promising);
-        let n_tokens = first.map_or(0, |it| it.iter().product());
-        let given = first.map(|_| self.inputs(subgraph, &course.boundaries, &(0..1), None)).transpose()?;
+        let given = Given::of(course, (wave, subgraph), &self.engine.budget)?;
         let mut data = Vec::new();
         let mut propagated = sees_change;
         let is_last = course.last.is_none_or(|it| wave.index >= it);
@@ -237,14 +232,8 @@ impl Sequential {
             for (at, &idx) in modifiers.iter().enumerate() {
                 let begin = Instant::now();
                 self.engine.budget.make_room(bytes);
-                let run = (&*self.model, &self.engine);
-                let promise = Promise::of(run, (wave, subgraph), &course.declared[idx], given.as_ref(), n_tokens)?;
-                let mut said = change(course.lifecycle, &[idx], wave)?;
-                if let Some(promise) = promise {
-                    let modifier = course.lifecycle.modifiers()[idx].modifier().type_name();
-                    promise.check(run, subgraph, modifier, &mut said)?;
-                }
-                data.extend(said);
+                let (run, whole) = ((&*self.model, &self.engine), (wave, Some(subgraph)));
+                data.extend(change_as_promised(run, whole, course, idx, given.as_ref())?);
                 if self.passes == Passes::Own {
                     // Those after it have heard what it divides.
                     let behind = &modifiers[at + 1..];

@@ -10,7 +10,7 @@ use lifecycle::{
     Result, Sample, Settings, State, StateUpdate, Tap, TapPoint,
 };
 use models::TraceInputs;
-use pipelines::{ErrorKind, ModelStore, Partition, Passes, Sequential, WaveKind};
+use pipelines::{Basic, ErrorKind, ModelStore, Partition, Passes, Sequential, WaveKind};
 use tensor::Routing;
 
 use crate::{Nobody, batches, model};
@@ -173,14 +173,15 @@ impl Modifier for Squarer {
 
 /// Runs a divider, if one is given, and behind it a squarer; gives the kind of the waves, the passes, and the squares.
 fn run(divider: Option<Divider>, can_divide: bool, partition: Partition, passes: Passes) -> (WaveKind, usize, Squares) {
-    try_run(divider, can_divide, partition, passes).unwrap()
+    try_run(divider, can_divide, partition, Some(passes)).unwrap()
 }
 
+/// The same where it may fail; without passes by the basic pipeline.
 fn try_run(
     divider: Option<Divider>,
     can_divide: bool,
     partition: Partition,
-    passes: Passes,
+    passes: Option<Passes>,
 ) -> pipelines::Result<(WaveKind, usize, Squares)> {
     let (_dir, model, engine) = model();
     let finished = Arc::default();
@@ -194,9 +195,13 @@ fn try_run(
     let recipe = Some(RecipeInput::List(recipe));
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
     let batches = batches(&engine);
-    let run = Sequential { model, engine, partition, routing: Routing::All, window: 2, spill: None, passes };
+    let (routing, is_basic, passes) = (Routing::All, passes.is_none(), passes.unwrap_or_default());
+    let run = Sequential { model, engine, partition, routing, window: 2, spill: None, passes };
     let kind = run.waves(&lifecycle, TraceInputs::Ids).unwrap().kind;
-    let times = run.run(&mut lifecycle, batches, &mut Nobody)?;
+    let times = match is_basic {
+        true => Basic { sequential: run }.run(&mut lifecycle, batches, &mut Nobody)?,
+        false => run.run(&mut lifecycle, batches, &mut Nobody)?,
+    };
     lifecycle.finalize().unwrap();
     let finished = finished.lock().unwrap().clone();
     Ok((kind, times.passes, finished))
@@ -256,8 +261,11 @@ fn a_joint_pass_over_a_layer_keeps_what_was_heard() {
 
 #[test]
 fn a_modifier_that_changes_what_it_promised_to_leave_is_refused_with_the_module() {
-    for (partition, passes) in
-        [(Partition::BeforeTargets, Passes::Own), (Partition::Compat, Passes::Own), (Partition::Compat, Passes::Joint)]
+    let joint = (Partition::Compat, Some(Passes::Joint));
+    for (partition, passes) in [Partition::BeforeTargets, Partition::Compat]
+        .into_iter()
+        .flat_map(|it| [(it, Some(Passes::Own)), (it, None)])
+        .chain([joint])
     {
         let promising = |balanced| Some(Divider { promises: true, ..Divider::new("input_layernorm", balanced) });
         try_run(promising(ATTENTION), true, partition, passes).unwrap();
