@@ -64,6 +64,21 @@ fn kept_keys_and_values_change_no_token_of_dense_and_compressed_models() {
 }
 
 #[test]
+fn integer_products_choose_the_tokens_that_products_of_numbers_choose() {
+    let dir = tempdir().unwrap();
+    let (dense, output) = (fixture("tiny-llama"), dir.path().join("W8A8"));
+    quantize(&dense, &output, "--scheme W8A8").expect(0);
+    let options = ["--prompt", PROMPT, "--max-new-tokens", "24", "--dtype", "f32", "--product"];
+    let numbers = generated(&output, &[&options[..], &["numbers"]].concat());
+    for further in [&[][..], &["--no-cache", "--threads", "1"]] {
+        let codes = generated(&output, &[&options[..], &["int8"], further].concat());
+        assert_eq!(numbers["token_ids"], codes["token_ids"], "{further:?}");
+    }
+    let refused = [&["generate", &text(&dense)], &options[..], &["int8"]].concat();
+    run(&refused).expect(2).says(&["--product", "W8A8"]);
+}
+
+#[test]
 fn every_architecture_goes_on_from_token_ids_and_says_where_nothing_is_kept() {
     let dir = tempdir().unwrap();
     let given = dir.path().join("ids.json");
