@@ -74,8 +74,7 @@ fn integer_products_choose_the_tokens_that_products_of_numbers_choose() {
         let codes = generated(&output, &[&options[..], &["int8"], further].concat());
         assert_eq!(numbers["token_ids"], codes["token_ids"], "{further:?}");
     }
-    let refused = [&["generate", &text(&dense)], &options[..], &["int8"]].concat();
-    run(&refused).expect(2).says(&["--product", "W8A8"]);
+    run(&[&["generate", &text(&dense)], &options[..], &["int8"]].concat()).expect(2).says(&["--product", "W8A8"]);
 }
 
 #[test]

@@ -193,11 +193,6 @@ impl Evaluation {
 pub fn eval(options: &EvalOptions, progress: &dyn Progress) -> Result<Evaluation> {
     let budget = ceiling::budget(options.max_memory_bytes);
     let subject = Subject::open(&options.model, options.compute, options.product, &budget)?;
-    if options.product == Product::Int8 && subject.n_coded() == 0 {
-        let found = "int8 for a model without a linear layer of 8-bit integers".to_owned();
-        let expected = "weights around zero, per row or tensor, and inputs per token or tensor (W8A8)".to_owned();
-        return Err(ErrorKind::Option { option: "--product", found, expected }.into());
-    }
     let windows = rows::windows(options, subject.dir())?;
     if let Some(vocabulary) = subject.vocabulary() {
         let ids: Vec<Vec<u32>> = windows.iter().map(|it| it.ids.clone()).collect();

@@ -9,7 +9,7 @@ use super::{Compute, DenseWeights, rows::Window};
 use crate::{
     activations::{Integers, Product, quantize_activations, quantize_attentions},
     catalog::Catalog,
-    error::Result,
+    error::{ErrorKind, Result},
     source::open_source,
 };
 
@@ -27,7 +27,7 @@ impl Subject {
     /// Opens a directory or a hub id.
     ///
     /// # Errors
-    /// Faults of the checkpoint; an architecture that is not supported.
+    /// Faults of the checkpoint; an architecture that is not supported; `Option` for integer products where no layer has codes.
     pub(crate) fn open(model: &str, compute: Compute, product: Product, budget: &Budget) -> Result<Self> {
         let source = open_source(model)?;
         let catalog = Catalog::of(&source)?;
@@ -43,6 +43,11 @@ impl Subject {
             Product::Numbers | Product::Blocks => Integers::default(),
             Product::Int8 => Integers::find(&model, stored.0, stored.1)?,
         };
+        if product == Product::Int8 && integers.len() == 0 {
+            let found = "int8 for a model without a linear layer of 8-bit integers".to_owned();
+            let expected = "weights around zero, per row or tensor, and inputs per token or tensor (W8A8)".to_owned();
+            return Err(ErrorKind::Option { option: "--product", found, expected }.into());
+        }
         let mut quantizers = quantize_activations(&hooks, &engine.budget, &model, stored, &integers)?;
         quantizers.extend(integers.compute(&hooks, &engine, &weights));
         quantizers.extend(quantize_attentions(&hooks, &engine.budget, &model, stored)?);
