@@ -15,8 +15,8 @@ pub enum Kind {
 
 pub(crate) mod sealed {
     use super::Kind;
-    use crate::gemm::driver::{self, Update};
     use crate::gemm::pack::Pack;
+    use crate::gemm::{driver, update::Update};
     use crate::{Mat, MatMut, Profile};
     use half::{bf16, f16};
 

@@ -8,8 +8,11 @@ macro_rules! blocked {
         pub(super) mod $float {
             use super::BLOCK;
             use crate::error::{Error, ErrorKind, Result};
-            use crate::gemm::driver::{Region, Update, $multiply};
             use crate::gemm::tile::Write;
+            use crate::gemm::{
+                driver::$multiply,
+                update::{Region, Update},
+            };
             use crate::rows::{Fused, fused_twins};
             use crate::{Mat, MatMut, Profile};
             use rayon::prelude::*;

@@ -16,34 +16,8 @@ use super::pack::block_float::encode;
 use super::pack::{Pack, Strip};
 use super::packed::Packed;
 use super::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
+use super::update::{Region, Update};
 use crate::{Mat, MatMut, Profile, bf16, f16};
-
-/// Which elements of a square result are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Region {
-    /// All.
-    All,
-    /// Those on the diagonal and above.
-    Upper,
-    /// Those on the diagonal and below.
-    Lower,
-}
-
-/// How a product meets what `c` holds, and which part of it is wanted.
-#[derive(Clone, Copy, Debug)]
-pub struct Update {
-    /// What the first panel of k does; later panels add, or continue the chain where the first does.
-    pub write: Write,
-    /// Which elements are written.
-    pub region: Region,
-    /// Whether the product is subtracted.
-    pub negate: bool,
-}
-
-impl Update {
-    /// c = a @ b.
-    pub const STORE: Self = Self { write: Write::Store, region: Region::All, negate: false };
-}
 
 /// Rows of a block: its left operand takes 8 MiB.
 const BLOCK_ROWS: usize = 2048;
@@ -286,7 +260,7 @@ impl<T: Operand, C: Sum> Part<T, C> {
             let n_rows = block_rows.min(rows.end - row);
             for col in cols.clone().step_by(BLOCK_COLS) {
                 let n_cols = BLOCK_COLS.min(cols.end - col);
-                if !meets(update.region, (row, n_rows), (col, n_cols)) {
+                if !update.region.meets((row, n_rows), (col, n_cols)) {
                     continue;
                 }
                 for (idx, k) in (0..depth).step_by(block_depth).enumerate() {
@@ -449,12 +423,12 @@ impl<T: Operand, C: Sum> Block<T, C> {
         let col = self.cols.0 + col;
         for (start, n_rows) in panels(rows, self.tile.max_rows) {
             let row = self.rows.0 + first + start;
-            if !meets(region, (row, n_rows), (col, n_cols)) {
+            if !region.meets((row, n_rows), (col, n_cols)) {
                 continue;
             }
             let a = &a[start * self.steps + steps.start * n_rows..][..n_steps * n_rows];
             let to = c.start.wrapping_add(row * c.stride + col);
-            if n_cols == width && within(region, (row, n_rows), (col, n_cols)) {
+            if n_cols == width && region.holds((row, n_rows), (col, n_cols)) {
                 // SAFETY: `a` and `b` are one panel each; rows and columns lie within the result, and no other task has this tile.
                 unsafe { (self.tile.run)(n_steps, a.as_ptr(), b.as_ptr(), to, c.stride, n_rows, write) };
                 continue;
@@ -487,21 +461,3 @@ impl<T: Operand, C: Sum> Block<T, C> {
 
 /// Elements of the largest tile of any kernel.
 const MAX_TILE: usize = 14 * 32;
-
-/// Whether any element of a tile is wanted.
-fn meets(region: Region, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> bool {
-    match region {
-        Region::All => true,
-        Region::Upper => col + cols > row,
-        Region::Lower => row + rows > col,
-    }
-}
-
-/// Whether all elements of a tile are wanted.
-fn within(region: Region, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> bool {
-    match region {
-        Region::All => true,
-        Region::Upper => col + 1 >= row + rows,
-        Region::Lower => row + 1 >= col + cols,
-    }
-}

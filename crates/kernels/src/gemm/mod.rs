@@ -13,14 +13,15 @@ pub(crate) mod panels;
 mod portable;
 pub mod reference;
 pub(crate) mod tile;
+pub(crate) mod update;
 
 use rayon::prelude::*;
 
 use crate::error::{check_extent, check_len};
 use crate::{Element, Mat, MatMut, Profile, Result, bf16};
-use driver::Update;
 use packed::Packed;
 pub use panels::{BlockPanels, PANEL_COLS, Panels};
+use update::Update;
 
 /// Elements of k that one partial sum covers; a numerics constant.
 pub const PANEL: usize = 256;

@@ -2,8 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::driver::{Region, Update, multiply_f32};
+use super::driver::multiply_f32;
 use super::tile::Write;
+use super::update::{Region, Update};
 use super::{BlockPanels, PANEL, PANEL_COLS, Panels, linear, matmul, matmul_blocks, matmul_laid_out, reference};
 use crate::{Element, Mat, MatMut, Profile};
 

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::rounding::{asymmetric, round_e2m1, round_e4m3, round_int, symmetric};
 use super::{Rounding, ScaleType, Sweep};
-use crate::gemm::driver::{Region, Update, multiply_f32};
+use crate::gemm::driver::multiply_f32;
 use crate::gemm::tile::Write;
+use crate::gemm::update::{Region, Update};
 use crate::rows::{Fused, fused_twins};
 use crate::{Mat, MatMut, Profile};
 

@@ -5,8 +5,9 @@ pub mod reference;
 use rayon::prelude::*;
 
 use crate::error::check_len;
-use crate::gemm::driver::{Region, Update, multiply_f64};
+use crate::gemm::driver::multiply_f64;
 use crate::gemm::tile::Write;
+use crate::gemm::update::{Region, Update};
 use crate::rows::check_rows;
 use crate::{Mat, MatMut, Profile, Result};
 

@@ -3,8 +3,8 @@
 pub mod reference;
 
 use crate::error::{check_extent, check_len};
-use crate::gemm::driver::{Region, Update};
 use crate::gemm::tile::Write;
+use crate::gemm::update::{Region, Update};
 use crate::{Element, Mat, MatMut, Profile, Result};
 
 /// Calls that split the tokens at multiples of this number give the same bits as one call; a numerics constant.
