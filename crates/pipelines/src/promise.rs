@@ -17,6 +17,7 @@ use crate::{
     change::change,
     course::Course,
     error::{ErrorKind, Result},
+    needs::modifier_bytes,
     waves::Declared,
 };
 
@@ -54,6 +55,7 @@ impl Given {
 }
 
 /// Lets one modifier change a wave, and compares what the wave gives before and after if the modifier promises to leave that.
+/// Buffers that wait for their next use make way for what modifiers hold meanwhile.
 ///
 /// # Errors
 /// What the modifier refuses, and as [`Promise::check`].
@@ -67,6 +69,7 @@ pub(crate) fn change_as_promised(
     let both = subgraph.zip(given);
     let promise =
         both.map(|(subgraph, it)| Promise::of(run, (wave, subgraph), &course.declared[idx], it)).transpose()?;
+    run.1.budget.make_room(modifier_bytes(run.0, wave, &course.declared));
     let mut said = change(course.lifecycle, &[idx], wave)?;
     if let (Some(promise), Some(subgraph)) = (promise.flatten(), subgraph) {
         promise.check(run, subgraph, course.lifecycle.modifiers()[idx].modifier().type_name(), &mut said)?;

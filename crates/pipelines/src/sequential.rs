@@ -22,7 +22,6 @@ use crate::{
     lanes::Lanes,
     listen::{Listener, hand_over},
     log::{log_modules, log_wave},
-    needs::modifier_bytes,
     promise::{Given, change_as_promised},
     times::timed,
     waves::{Declared, declared, extent_for, hearing},
@@ -228,10 +227,8 @@ impl Sequential {
                 // Later waves see the wave as it was before the first change.
                 self.propagate(subgraph, course, committer)?;
             }
-            let bytes = modifier_bytes(&self.model, wave, &course.declared);
             for (at, &idx) in modifiers.iter().enumerate() {
                 let begin = Instant::now();
-                self.engine.budget.make_room(bytes);
                 let (run, whole) = ((&*self.model, &self.engine), (wave, Some(subgraph)));
                 data.extend(change_as_promised(run, whole, course, idx, given.as_ref())?);
                 if self.passes == Passes::Own {
