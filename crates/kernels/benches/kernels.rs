@@ -154,7 +154,7 @@ impl Bench {
     }
 
     fn syrk<T: Element>(&self) {
-        for (tokens, cols) in [(8192, 4096), (512, 1024), (2048, 2816)] {
+        for (tokens, cols) in [(8192, 4096), (512, 1024), (512, 2816), (2048, 2816)] {
             let name = format!("syrk {} ({tokens}, {cols})", type_name::<T>());
             let x = numbers::<T>(tokens * cols);
             let mut h = vec![0.0f32; cols * cols];

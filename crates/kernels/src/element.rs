@@ -21,7 +21,7 @@ pub(crate) mod sealed {
     use half::{bf16, f16};
 
     /// What only this crate may ask of an element type; closes [`Element`](super::Element).
-    pub trait Sealed: Sized + Pack<f32> {
+    pub trait Sealed: Pack<f32> + Send + Sync {
         #[doc(hidden)]
         const KIND: Kind;
 
@@ -29,10 +29,10 @@ pub(crate) mod sealed {
         #[doc(hidden)]
         fn multiply(profile: Profile, a: Mat<'_, Self>, b: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update);
 
-        /// `c += x^T @ x` in the way of `update`.
+        /// `c += x^T @ x` on the diagonal and above.
         #[doc(hidden)]
-        fn multiply_by_itself(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
-            Self::multiply(profile, x.transposed(), x, c, update);
+        fn add_square(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>) {
+            driver::add_square(profile, x, c);
         }
 
         /// The slice itself where the type is f32.
@@ -71,8 +71,8 @@ pub(crate) mod sealed {
             driver::multiply_bf16(profile, a, b, c, update);
         }
 
-        fn multiply_by_itself(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>, update: Update) {
-            driver::multiply_by_itself(profile, x, c, update);
+        fn add_square(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>) {
+            driver::add_square_bf16(profile, x, c);
         }
     }
 

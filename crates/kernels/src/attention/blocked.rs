@@ -6,7 +6,7 @@ use super::{Attention, KEY_BLOCK};
 use crate::elementary::{exp, tanh};
 use crate::gemm::pack::{Pack, Strip};
 use crate::gemm::packed::Packed;
-use crate::gemm::tile::{Tile, Write, f32_tile, panels};
+use crate::gemm::tile::{Lines, Tile, Write, f32_tile, panels};
 use crate::rows::{lane_max, lane_sum, twins};
 use crate::{Element, Mat, Profile};
 
@@ -194,8 +194,9 @@ impl Task<'_> {
             for (row, rows) in panels(self.rows, tile.max_rows) {
                 let q = &q[row * depth..(row + rows) * depth];
                 let to = &mut scores[row * KEY_BLOCK + col..(row + rows - 1) * KEY_BLOCK + col + tile.width];
+                let (q, to) = (Lines::new(q.as_ptr(), rows), Lines::new(to.as_mut_ptr(), KEY_BLOCK));
                 // SAFETY: `q` and `keys` are one panel each, `to` covers the tile, which is only this task's.
-                unsafe { (tile.run)(depth, q.as_ptr(), keys.as_ptr(), to.as_mut_ptr(), KEY_BLOCK, rows, Write::Store) };
+                unsafe { (tile.run)(depth, q, keys.as_ptr(), to, rows, Write::Store) };
             }
         }
     }
@@ -214,10 +215,9 @@ impl Task<'_> {
             for col in (0..width).step_by(tile.width) {
                 let values = &values[col * depth..col * depth + tile.width * n_keys];
                 let to = &mut sums[row * width + col..(row + rows - 1) * width + col + tile.width];
+                let (packed, to) = (Lines::new(packed.as_ptr(), rows), Lines::new(to.as_mut_ptr(), width));
                 // SAFETY: `packed` and `values` are one panel each, `to` covers the tile, which is only this task's.
-                unsafe {
-                    (tile.run)(n_keys, packed.as_ptr(), values.as_ptr(), to.as_mut_ptr(), width, rows, Write::Add)
-                };
+                unsafe { (tile.run)(n_keys, packed, values.as_ptr(), to, rows, Write::Add) };
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{Pair, Tile, Write, by_rows, vector_tile};
+use super::tile::{Lines, Pair, Tile, Write, by_rows, vector_tile};
 
 vector_tile! {
     /// f32, fused.

@@ -3,16 +3,19 @@
 //! Only the order of k matters to the bits; where rows and columns are cut does not.
 
 mod int8;
+mod place;
+mod symmetric;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 pub(crate) use int8::{multiply_bytes, multiply_words};
+use place::{At, Shared};
+pub(crate) use symmetric::{add_square, add_square_bf16, add_square_f64};
 
 use super::PANEL;
 use super::block_float::{self, Codes};
-use super::pack::block_float::encode;
 use super::pack::{Pack, Strip};
 use super::packed::Packed;
 use super::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
@@ -104,34 +107,10 @@ pub(crate) fn multiply_codes(
     }
 }
 
-/// x^T @ x of bf16: what both operands are is found once.
-pub(crate) fn multiply_by_itself(profile: Profile, x: Mat<'_, bf16>, c: MatMut<'_, f32>, update: Update) {
-    let Some(tile) = block_float::tile(profile) else {
-        return multiply_bf16(profile, x.transposed(), x, c, update);
-    };
-    let codes = encode(profile, x);
-    if let Ok(lines) = Mat::new(codes.as_slice(), block_float::steps(x.rows()), x.cols()) {
-        multiply(profile, tile, block_float::RUN_STEPS, (lines.transposed(), lines), c, update);
-    }
-    codes.recycle();
-}
-
 /// f16 operands, f32 sums.
 pub(crate) fn multiply_f16(profile: Profile, a: Mat<'_, f16>, b: Mat<'_, f16>, c: MatMut<'_, f32>, update: Update) {
     multiply::<f16, f32, f32, _>(profile, f32_tile(profile), PANEL, (a, b), c, update);
 }
-
-/// The result, shared by tasks that write disjoint tiles.
-#[derive(Clone, Copy)]
-struct Shared<C> {
-    start: *mut C,
-    stride: usize,
-}
-
-// SAFETY: tasks write disjoint tiles, and the borrow of the result outlives them.
-unsafe impl<C> Sync for Shared<C> {}
-// SAFETY: as above.
-unsafe impl<C> Send for Shared<C> {}
 
 trait Sum: Copy + Send + Sync + Default + std::ops::Add<Output = Self> + 'static {}
 impl Sum for f32 {}
@@ -183,7 +162,7 @@ fn multiply<S: Pack<T> + Send + Sync, T: Operand, C: Sum, B: Right<T>>(
         }
         return;
     }
-    let shared = Shared { start: c.as_mut_ptr(), stride: c.row_stride() };
+    let shared = Shared::new(&mut c);
     let threads = rayon::current_num_threads();
     let is_serial = threads == 1 || rows.saturating_mul(depth).saturating_mul(cols) < SERIAL_PRODUCTS;
     let run = |(rows, cols), is_serial, block_rows| {
@@ -427,37 +406,9 @@ impl<T: Operand, C: Sum> Block<T, C> {
                 continue;
             }
             let a = &a[start * self.steps + steps.start * n_rows..][..n_steps * n_rows];
-            let to = c.start.wrapping_add(row * c.stride + col);
-            if n_cols == width && region.holds((row, n_rows), (col, n_cols)) {
-                // SAFETY: `a` and `b` are one panel each; rows and columns lie within the result, and no other task has this tile.
-                unsafe { (self.tile.run)(n_steps, a.as_ptr(), b.as_ptr(), to, c.stride, n_rows, write) };
-                continue;
-            }
-            // A tile at an edge goes through a patch; what is not wanted stays there.
-            let mut patch = [C::default(); MAX_TILE];
-            let wanted = |i: usize, j: usize| match region {
-                Region::All => true,
-                Region::Upper => col + j >= row + i,
-                Region::Lower => col + j <= row + i,
-            };
-            for i in 0..n_rows {
-                for j in 0..n_cols {
-                    // SAFETY: row + i and col + j lie within the result, of which no other task has this tile.
-                    patch[i * width + j] =
-                        if wanted(i, j) { unsafe { *to.wrapping_add(i * c.stride + j) } } else { C::default() };
-                }
-            }
-            // SAFETY: `a` and `b` are one panel each, the patch holds the largest tile of every kernel.
-            unsafe { (self.tile.run)(n_steps, a.as_ptr(), b.as_ptr(), patch.as_mut_ptr(), width, n_rows, write) };
-            for i in 0..n_rows {
-                for j in (0..n_cols).filter(|&j| wanted(i, j)) {
-                    // SAFETY: as above.
-                    unsafe { *to.wrapping_add(i * c.stride + j) = patch[i * width + j] };
-                }
-            }
+            let at = At { a: (a, n_rows), b, steps: n_steps, rows: (row, n_rows), cols: (col, n_cols) };
+            // SAFETY: rows and columns lie within the result, and no other task has this tile.
+            unsafe { c.tile(self.tile, at, region, write) };
         }
     }
 }
-
-/// Elements of the largest tile of any kernel.
-const MAX_TILE: usize = 14 * 32;

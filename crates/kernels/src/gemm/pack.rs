@@ -63,6 +63,19 @@ impl Pack<f64> for f64 {
     }
 }
 
+impl Pack<f64> for f32 {
+    fn steps(depth: usize) -> usize {
+        depth
+    }
+
+    fn pack(_: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [f64]) {
+        for (k, to) in to.chunks_exact_mut(width).enumerate().take(strip.depth) {
+            let lanes = strip.data[k * strip.k_stride..].iter().step_by(strip.lane_stride);
+            to.iter_mut().zip(lanes).take(strip.lanes).for_each(|(to, from)| *to = f64::from(*from));
+        }
+    }
+}
+
 /// Lanes and depth of the patch that is widened at a time; it stays in the first cache.
 const PATCH: (usize, usize) = (32, 64);
 

@@ -1,6 +1,6 @@
 //! The inner tile in plain loops: multiplication and addition rounded separately.
 
-use super::tile::{Tile, Write};
+use super::tile::{Lines, Tile, Write};
 
 macro_rules! portable {
     ($float:ident, $run:ident, $tile:ident, $constant:ident) => {
@@ -14,34 +14,34 @@ macro_rules! portable {
         /// As [`Tile::run`].
         unsafe fn $run(
             steps: usize,
-            a: *const $float,
+            a: Lines<*const $float>,
             b: *const $float,
-            c: *mut $float,
-            c_stride: usize,
+            c: Lines<*mut $float>,
             rows: usize,
             write: Write,
         ) {
             // SAFETY: the caller's pointers cover the tile.
             unsafe {
                 match rows {
-                    1 => $tile::<1>(steps, a, b, c, c_stride, write),
-                    2 => $tile::<2>(steps, a, b, c, c_stride, write),
-                    3 => $tile::<3>(steps, a, b, c, c_stride, write),
-                    _ => $tile::<4>(steps, a, b, c, c_stride, write),
+                    1 => $tile::<1>(steps, a, b, c, write),
+                    2 => $tile::<2>(steps, a, b, c, write),
+                    3 => $tile::<3>(steps, a, b, c, write),
+                    _ => $tile::<4>(steps, a, b, c, write),
                 }
             }
         }
 
         unsafe fn $tile<const ROWS: usize>(
             steps: usize,
-            a: *const $float,
+            a: Lines<*const $float>,
             b: *const $float,
-            c: *mut $float,
-            c_stride: usize,
+            c: Lines<*mut $float>,
             write: Write,
         ) {
+            let Lines { start: a, stride: a_stride } = a;
+            let Lines { start: c, stride: c_stride } = c;
             let mut sums = [[0.0; 8]; ROWS];
-            // SAFETY: `a` holds steps * ROWS elements, `b` steps * 8, and each of the ROWS rows of `c` eight.
+            // SAFETY: `a` holds ROWS elements a step, `b` steps * 8, and each of the ROWS rows of `c` eight.
             unsafe {
                 if write == Write::Continue {
                     for row in 0..ROWS {
@@ -51,7 +51,7 @@ macro_rules! portable {
                 for step in 0..steps {
                     let b = *b.wrapping_add(step * 8).cast::<[$float; 8]>();
                     for row in 0..ROWS {
-                        let a = *a.wrapping_add(step * ROWS + row);
+                        let a = *a.wrapping_add(step * a_stride + row);
                         for col in 0..8 {
                             sums[row][col] += a * b[col];
                         }

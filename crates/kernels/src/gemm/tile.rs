@@ -18,19 +18,31 @@ pub enum Write {
 #[repr(transparent)]
 pub(crate) struct Pair(pub(crate) u32);
 
+/// Lines of elements, so many of them from one to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<P> {
+    pub(crate) start: P,
+    pub(crate) stride: usize,
+}
+
+impl<P> Lines<P> {
+    pub(crate) fn new(start: P, stride: usize) -> Self {
+        Self { start, stride }
+    }
+}
+
 /// A kernel for tiles of up to `max_rows` rows by `width` columns; sums of type C over operands of type T.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<T, C> {
     pub(crate) max_rows: usize,
     pub(crate) width: usize,
-    /// `run(steps, a, b, c, c_stride, rows, write)`.
+    /// `run(steps, a, b, c, rows, write)`.
     ///
     /// # Safety
     ///
-    /// `a` holds `steps * rows` elements, rows together; `b` holds `steps * width`; `c` holds `width` elements at each
-    /// of `rows` multiples of `c_stride` and nothing else reads or writes them; `rows` is 1 to `max_rows`; the processor has
-    /// the instructions.
-    pub(crate) run: unsafe fn(usize, *const T, *const T, *mut C, usize, usize, Write),
+    /// `a` holds a line of `rows` elements for each step; `b` holds `steps * width`; `c` holds a line of `width` elements for each
+    /// of the `rows` and nothing else reads or writes them; `rows` is 1 to `max_rows`; the processor has the instructions.
+    pub(crate) run: unsafe fn(usize, Lines<*const T>, *const T, Lines<*mut C>, usize, Write),
 }
 
 /// The f32 kernel of a profile.
@@ -100,17 +112,19 @@ macro_rules! vector_tile {
         $(#[$doc])*
         pub(super) const $constant: Tile<$in, $sum> = Tile { max_rows: $max, width: 2 * $lanes, run: $run };
 
-        unsafe fn $run(steps: usize, a: *const $in, b: *const $in, c: *mut $sum, c_stride: usize, rows: usize, write: Write) {
+        unsafe fn $run(steps: usize, a: Lines<*const $in>, b: *const $in, c: Lines<*mut $sum>, rows: usize, write: Write) {
             // SAFETY: the caller states that the processor has the instructions and that the pointers cover the tile.
-            unsafe { by_rows!(rows, $tile, (steps, a, b, c, c_stride, write), $max: $($n)*) }
+            unsafe { by_rows!(rows, $tile, (steps, a, b, c, write), $max: $($n)*) }
         }
 
         #[target_feature(enable = $features)]
         unsafe fn $tile<const ROWS: usize>(
-            steps: usize, mut a: *const $in, mut b: *const $in, c: *mut $sum, c_stride: usize, write: Write,
+            steps: usize, a: Lines<*const $in>, mut b: *const $in, c: Lines<*mut $sum>, write: Write,
         ) {
+            let Lines { start: mut a, stride: a_stride } = a;
+            let Lines { start: c, stride: c_stride } = c;
             let mut sums: [[$vec; 2]; ROWS] = [[$zero(); 2]; ROWS];
-            // SAFETY: `a` holds steps * ROWS elements, `b` steps * width, and each of the ROWS rows of `c` one width.
+            // SAFETY: `a` holds ROWS elements a step, `b` steps * width, and each of the ROWS rows of `c` one width.
             unsafe {
                 for row in 0..ROWS {
                     let c = c.wrapping_add(row * c_stride);
@@ -127,7 +141,7 @@ macro_rules! vector_tile {
                         sums[row][0] = $fma(x, columns[0], sums[row][0]);
                         sums[row][1] = $fma(x, columns[1], sums[row][1]);
                     }
-                    a = a.wrapping_add(ROWS);
+                    a = a.wrapping_add(a_stride);
                     b = b.wrapping_add(2 * $lanes);
                 }
                 for row in 0..ROWS {

@@ -1,5 +1,7 @@
 //! What a product writes: which elements, and what becomes of those that are there.
 
+use std::ops::Range;
+
 use super::tile::Write;
 
 /// Which elements of a square result are wanted.
@@ -29,6 +31,15 @@ impl Region {
             Self::All => true,
             Self::Upper => col + 1 >= row + rows,
             Self::Lower => row + 1 >= col + cols,
+        }
+    }
+
+    /// Which of `cols` columns from `col` on are wanted of a row, counted from the first of them.
+    pub(super) fn columns(self, row: usize, (col, cols): (usize, usize)) -> Range<usize> {
+        match self {
+            Self::All => 0..cols,
+            Self::Upper => row.saturating_sub(col).min(cols)..cols,
+            Self::Lower => 0..(row + 1).saturating_sub(col).min(cols),
         }
     }
 }

@@ -5,14 +5,11 @@ pub mod reference;
 use rayon::prelude::*;
 
 use crate::error::check_len;
-use crate::gemm::driver::multiply_f64;
-use crate::gemm::tile::Write;
-use crate::gemm::update::{Region, Update};
+use crate::gemm::driver::{add_square_f64, multiply_f64};
+use crate::gemm::update::Update;
 use crate::rows::check_rows;
 use crate::{Mat, MatMut, Profile, Result};
 
-/// Tokens that are widened together.
-const TOKENS: usize = 256;
 /// Rows of a change that are multiplied together, which bounds the memory of their products.
 const ROWS: usize = 512;
 /// Columns of these products: what lies below the diagonal of a block of this width is all that is multiplied in vain.
@@ -28,16 +25,7 @@ pub fn accumulate(profile: Profile, x: &[f32], cols: usize, h: &mut [f64]) -> Re
     if cols == 0 {
         return Ok(());
     }
-    let update = Update { write: Write::Continue, region: Region::Upper, negate: false };
-    let mut wide = vec![0.0f64; x.len().min(TOKENS * cols)];
-    for x in x.chunks(TOKENS * cols) {
-        let wide = &mut wide[..x.len()];
-        wide.par_chunks_mut(cols).zip(x.par_chunks(cols)).for_each(|(wide, x)| {
-            wide.iter_mut().zip(x).for_each(|(wide, x)| *wide = f64::from(*x));
-        });
-        let x = Mat::new(&*wide, x.len() / cols, cols)?;
-        multiply_f64(profile, x.transposed(), x, MatMut::new(h, cols, cols)?, update);
-    }
+    add_square_f64(profile, Mat::new(x, x.len() / cols, cols)?, MatMut::new(h, cols, cols)?);
     Ok(())
 }
 

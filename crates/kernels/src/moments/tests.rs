@@ -1,6 +1,7 @@
 //! Moments and changes against their references.
 
-use super::{ROWS, TOKENS, accumulate, energy, reference};
+use super::{ROWS, accumulate, energy, reference};
+use crate::gemm::PANEL;
 use crate::gemm::tests::numbers;
 use crate::{ErrorKind, Profile};
 
@@ -17,7 +18,7 @@ fn close(want: &[f64], got: &[f64]) {
 #[test]
 fn moments_and_energies_are_those_of_the_reference_and_the_lower_triangle_is_left_alone() {
     for profile in Profile::available() {
-        for (tokens, cols, rows) in [(0, 3, 2), (1, 1, 1), (5, 31, 7), (TOKENS + 9, 290, ROWS + 3)] {
+        for (tokens, cols, rows) in [(0, 3, 2), (1, 1, 1), (5, 31, 7), (PANEL + 9, 290, ROWS + 3)] {
             let x = numbers::<f32>(tokens * cols, 1);
             let (mut want, mut got) = (vec![0.0; cols * cols], vec![0.0; cols * cols]);
             reference::accumulate(&x, cols, &mut want);
@@ -35,7 +36,7 @@ fn moments_and_energies_are_those_of_the_reference_and_the_lower_triangle_is_lef
 
 #[test]
 fn moments_have_the_same_bits_however_tokens_are_cut_and_by_any_number_of_threads() {
-    let (tokens, cols) = (2 * TOKENS + 11, 190);
+    let (tokens, cols) = (2 * PANEL + 11, 190);
     let x = numbers::<f32>(tokens * cols, 3);
     for profile in Profile::available() {
         let mut whole = vec![0.0; cols * cols];

@@ -13,10 +13,10 @@ pub const PANEL_TOKENS: usize = 2 * crate::gemm::PANEL;
 /// H += x^T @ x, upper triangle only: x (T, N), h (N, N) row-major, of which elements below the diagonal are left alone.
 ///
 /// Partial sums over panels of tokens, each as in [`crate::gemm::matmul`] with tokens for k, are added to `h` in order.
+/// Beside its arguments a call takes at most 16 MiB, or what one panel of tokens takes as f32.
 pub fn accumulate<I: Element>(profile: Profile, x: Mat<'_, I>, h: &mut [f32]) -> Result<()> {
     check_len("syrk: h", h.len(), &[x.cols(), x.cols()])?;
-    let update = Update { write: Write::Add, region: Region::Upper, negate: false };
-    I::multiply_by_itself(profile, x, MatMut::new(h, x.cols(), x.cols())?, update);
+    I::add_square(profile, x, MatMut::new(h, x.cols(), x.cols())?);
     Ok(())
 }
 

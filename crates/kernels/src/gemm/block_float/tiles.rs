@@ -18,7 +18,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Codes, Tile};
-    use crate::gemm::tile::{Write, by_rows};
+    use crate::gemm::tile::{Lines, Write, by_rows};
 
     /// Elements of a vector.
     const LANES: usize = 16;
@@ -33,29 +33,29 @@ mod x86 {
     /// As [`Tile::run`].
     unsafe fn run(
         steps: usize,
-        a: *const Codes,
+        a: Lines<*const Codes>,
         b: *const Codes,
-        c: *mut f32,
-        c_stride: usize,
+        c: Lines<*mut f32>,
         rows: usize,
         write: Write,
     ) {
         // SAFETY: the caller states that the processor has the instructions and that the pointers cover the tile.
-        unsafe { by_rows!(rows, tile, (steps, a, b, c, c_stride, write), 14: 1 2 3 4 5 6 7 8 9 10 11 12 13) }
+        unsafe { by_rows!(rows, tile, (steps, a, b, c, write), 14: 1 2 3 4 5 6 7 8 9 10 11 12 13) }
     }
 
     #[expect(clippy::needless_range_loop, reason = "registers are chosen by rows that are known when this is compiled")]
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn tile<const ROWS: usize>(
         steps: usize,
-        mut a: *const Codes,
+        a: Lines<*const Codes>,
         mut b: *const Codes,
-        c: *mut f32,
-        c_stride: usize,
+        c: Lines<*mut f32>,
         write: Write,
     ) {
+        let Lines { start: mut a, stride: a_stride } = a;
+        let Lines { start: c, stride: c_stride } = c;
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
-        // SAFETY: `a` holds steps * ROWS elements, `b` steps * width, and each of the ROWS rows of `c` one width.
+        // SAFETY: `a` holds ROWS elements a step, `b` steps * width, and each of the ROWS rows of `c` one width.
         unsafe {
             for row in 0..ROWS {
                 let c = c.wrapping_add(row * c_stride);
@@ -69,7 +69,7 @@ mod x86 {
                     sums[row][0] = _mm512_dpwssd_epi32(sums[row][0], x, columns[0]);
                     sums[row][1] = _mm512_dpwssd_epi32(sums[row][1], x, columns[1]);
                 }
-                a = a.wrapping_add(ROWS);
+                a = a.wrapping_add(a_stride);
                 b = b.wrapping_add(2 * LANES);
             }
             let of_b = [_mm512_loadu_ps(b.cast()), _mm512_loadu_ps(b.wrapping_add(LANES).cast())];

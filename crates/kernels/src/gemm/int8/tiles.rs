@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{Bytes, Words};
-use crate::gemm::tile::{Tile, Write};
+use crate::gemm::tile::{Lines, Tile, Write};
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::tile::{by_rows, vector_tile};
 use crate::{Isa, Profile};
@@ -41,20 +41,20 @@ const PLAIN: Tile<Words, i32> = Tile { max_rows: 4, width: 8, run: run_plain };
 /// As [`Tile::run`].
 unsafe fn run_plain(
     steps: usize,
-    a: *const Words,
+    a: Lines<*const Words>,
     b: *const Words,
-    c: *mut i32,
-    c_stride: usize,
+    c: Lines<*mut i32>,
     rows: usize,
     write: Write,
 ) {
     for row in 0..rows {
-        let to = c.wrapping_add(row * c_stride).cast::<[i32; 8]>();
-        // SAFETY: `a` holds steps * rows elements, `b` steps * 8, and each of the rows of `c` eight.
+        let to = c.start.wrapping_add(row * c.stride).cast::<[i32; 8]>();
+        // SAFETY: `a` holds as many elements a step as there are rows, `b` steps * 8, and each of the rows of `c` eight.
         unsafe {
             let mut sums = if write == Write::Store { [0i32; 8] } else { *to };
             for step in 0..steps {
-                let (a, b) = (*a.wrapping_add(step * rows + row), *b.wrapping_add(step * 8).cast::<[Words; 8]>());
+                let (a, b) =
+                    (*a.start.wrapping_add(step * a.stride + row), *b.wrapping_add(step * 8).cast::<[Words; 8]>());
                 for col in 0..8 {
                     sums[col] = sums[col].wrapping_add(halves(a, b[col]));
                 }

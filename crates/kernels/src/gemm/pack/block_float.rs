@@ -1,12 +1,9 @@
 //! bf16 operands as codes of block floating point.
 
-use rayon::prelude::*;
-
-use super::{Pack, Strip, WORDS, bytes_of, plain, transpose};
+use super::{Pack, Strip, WORDS, bytes_of, transpose};
 use crate::gemm::block_float::{Codes, RUN, RUN_STEPS, Scale, steps};
-use crate::gemm::packed::Packed;
 use crate::rows::twins;
-use crate::{Mat, Profile, bf16};
+use crate::{Profile, bf16};
 
 /// Lanes that become codes at a time, in the first cache.
 const LANES: usize = 32;
@@ -36,34 +33,6 @@ impl Pack<Codes> for bf16 {
             }
         }
     }
-}
-
-/// Codes lie as they are: each step is one.
-impl Pack<Codes> for Codes {
-    fn steps(depth: usize) -> usize {
-        depth
-    }
-
-    fn pack(_: Profile, strip: Strip<'_, Self>, width: usize, to: &mut [Codes]) {
-        plain(strip, width, to);
-    }
-}
-
-/// The codes of x (T, N), runs along T: a line of N for each step.
-pub(crate) fn encode(profile: Profile, x: Mat<'_, bf16>) -> Packed<Codes> {
-    let (rows, cols) = (x.rows(), x.cols());
-    let mut codes = Packed::recycled(steps(rows) * cols);
-    let runs = codes.as_mut_slice().par_chunks_mut((RUN_STEPS * cols).max(1));
-    runs.enumerate().for_each(|(run, to)| {
-        let depth = RUN.min(rows - run * RUN);
-        let to = bytes_of(to);
-        for col in (0..cols).step_by(LANES) {
-            let lanes = (col, LANES.min(cols - col));
-            let strip = Strip::of_rows(x.transposed(), lanes, (run * RUN, depth));
-            encode_lanes(profile, strip, cols, &mut to[col..]);
-        }
-    });
-    codes
 }
 
 /// One run of lanes whose numbers lie together.

@@ -1,0 +1,133 @@
+//! x^T @ x: the panels that are laid out are both operands.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::place::{At, Shared};
+use super::{BLOCK_PANELS, COLUMN_TILES, Operand, Region, SERIAL_PRODUCTS, Sum, TASK_ROWS};
+use crate::gemm::PANEL;
+use crate::gemm::block_float;
+use crate::gemm::pack::{Pack, Strip};
+use crate::gemm::packed::Packed;
+use crate::gemm::tile::{Pair, Tile, Write, f32_tile, f64_tile, pair_tile, panels};
+use crate::{Mat, MatMut, Profile, bf16};
+
+/// Bytes of x that are laid out at a time, unless one panel of k takes more.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Adds x^T @ x to elements of `c` on the diagonal and above; operands that become f32.
+pub(crate) fn add_square<S: Pack<f32> + Send + Sync>(profile: Profile, x: Mat<'_, S>, c: MatMut<'_, f32>) {
+    add(profile, f32_tile(profile), PANEL, x, c, Write::Add);
+}
+
+/// As [`add_square`], in f64: each element adds its products one by one.
+pub(crate) fn add_square_f64(profile: Profile, x: Mat<'_, f32>, c: MatMut<'_, f64>) {
+    add(profile, f64_tile(profile), PANEL, x, c, Write::Continue);
+}
+
+/// As [`add_square`], of bf16.
+pub(crate) fn add_square_bf16(profile: Profile, x: Mat<'_, bf16>, c: MatMut<'_, f32>) {
+    if let Some(tile) = pair_tile(profile) {
+        add::<bf16, Pair, f32>(profile, tile, 2 * PANEL, x, c, Write::Add);
+    } else if let Some(tile) = block_float::tile(profile) {
+        add(profile, tile, block_float::RUN, x, c, Write::Add);
+    } else {
+        add_square(profile, x, c);
+    }
+}
+
+fn add<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
+    profile: Profile,
+    tile: Tile<T, C>,
+    panel: usize,
+    x: Mat<'_, S>,
+    mut c: MatMut<'_, C>,
+    write: Write,
+) {
+    let (depth, cols, width) = (x.rows(), x.cols(), tile.width);
+    if depth == 0 || cols == 0 {
+        return;
+    }
+    let products = depth.saturating_mul(cols).saturating_mul(cols) / 2;
+    let is_serial = rayon::current_num_threads() == 1 || products < SERIAL_PRODUCTS;
+    let panel_len = S::steps(panel) * width;
+    let n_panels = cols.div_ceil(width);
+    let at_once = (MOST_BYTES / (n_panels * panel_len * size_of::<T>())).clamp(1, BLOCK_PANELS) * panel;
+    let mut laid_out = Packed::<T>::recycled(n_panels * width * S::steps(at_once.min(depth)));
+    let tasks: Vec<_> = tasks(n_panels, (TASK_ROWS / width).max(1)).collect();
+    let shared = Shared::new(&mut c);
+    for k in (0..depth).step_by(at_once) {
+        let k = (k, at_once.min(depth - k));
+        let steps = S::steps(k.1);
+        let laid_out = &mut laid_out.as_mut_slice()[..n_panels * width * steps];
+        let pack = |(idx, to): (usize, &mut [T])| {
+            let lanes = width.min(cols - idx * width);
+            if lanes < width {
+                to.fill(T::default());
+            }
+            S::pack(profile, Strip::of_rows(x.transposed(), (idx * width, lanes), k), width, to);
+        };
+        each(is_serial, laid_out.chunks_exact_mut(steps * width).enumerate(), pack);
+        let square = Square { tile, panel_steps: S::steps(panel), steps, cols, panels: laid_out, write };
+        each(is_serial, tasks.iter().cloned(), |(rows, cols)| square.run(rows, cols, shared));
+    }
+    laid_out.recycle();
+}
+
+/// One after the other, or spread over threads.
+fn each<I: Send>(is_serial: bool, items: impl Iterator<Item = I>, work: impl Fn(I) + Send + Sync) {
+    if is_serial {
+        items.for_each(work);
+    } else {
+        items.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work);
+    }
+}
+
+/// Panels of rows and of columns of parts of the result, up to `n_rows` panels of rows, that together cover the diagonal and what is
+/// above it.
+fn tasks(n_panels: usize, n_rows: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    (0..n_panels).step_by(n_rows).flat_map(move |row| {
+        let rows = row..(row + n_rows).min(n_panels);
+        (row..n_panels).step_by(COLUMN_TILES).map(move |col| (rows.clone(), col..(col + COLUMN_TILES).min(n_panels)))
+    })
+}
+
+/// A stretch of k of all columns.
+struct Square<'a, T, C> {
+    tile: Tile<T, C>,
+    /// Steps whose sums start anew.
+    panel_steps: usize,
+    /// Steps of each panel.
+    steps: usize,
+    cols: usize,
+    panels: &'a [T],
+    write: Write,
+}
+
+impl<T: Operand, C: Sum> Square<'_, T, C> {
+    /// The tiles of some panels of rows and of columns, which stay in the second cache over the panels of k.
+    fn run(&self, rows: Range<usize>, cols: Range<usize>, c: Shared<C>) {
+        let (width, len) = (self.tile.width, self.steps * self.tile.width);
+        for start in (0..self.steps).step_by(self.panel_steps) {
+            let steps = self.panel_steps.min(self.steps - start);
+            let part = |panel: usize| &self.panels[panel * len + start * width..][..steps * width];
+            let lanes = |panel: usize| width.min(self.cols - panel * width);
+            for col in cols.clone() {
+                for row in rows.start..rows.end.min(col + 1) {
+                    for (first, n_rows) in panels(lanes(row), self.tile.max_rows) {
+                        let at = At {
+                            a: (&part(row)[first..], width),
+                            b: part(col),
+                            steps,
+                            rows: (row * width + first, n_rows),
+                            cols: (col * width, lanes(col)),
+                        };
+                        // SAFETY: panels lie within the square result, and no other task has this one's.
+                        unsafe { c.tile(self.tile, at, Region::Upper, self.write) };
+                    }
+                }
+            }
+        }
+    }
+}
