@@ -185,6 +185,11 @@ impl Budget {
         self.lock().in_use_bytes
     }
 
+    /// Bytes of buffers that wait for their next use.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.lock().pooled_bytes
+    }
+
     /// The most that was held at any time, the pool included.
     pub fn peak_bytes(&self) -> u64 {
         self.lock().peak_bytes

@@ -3,6 +3,7 @@
 
 mod choice;
 mod divisions;
+mod room;
 
 use std::sync::{Arc, Mutex};
 
@@ -174,10 +175,14 @@ fn watch_beside(
 }
 
 fn watched_by(watcher: Watcher, model: &Arc<Model>, engine: &Engine) -> CompressionLifecycle {
+    lifecycle_of(Box::new(watcher), model, engine)
+}
+
+fn lifecycle_of(modifier: Box<dyn Modifier>, model: &Arc<Model>, engine: &Engine) -> CompressionLifecycle {
     let mut lifecycle = CompressionLifecycle::new(Registry::default());
     let store = ModelStore::new(Arc::clone(model), engine.clone()).unwrap();
     let state = StateUpdate { model: Some(Box::new(store)), ..StateUpdate::default() };
-    let recipe = Some(RecipeInput::Modifier(Box::new(watcher)));
+    let recipe = Some(RecipeInput::Modifier(modifier));
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
     lifecycle
 }
