@@ -128,14 +128,17 @@ fn product<O: Element>(
     }
     let held_rows = all_rows.clamp(1, HELD.0);
     let held_cols = (HELD.0 * HELD.1 / held_rows).next_multiple_of(PANEL_COLS);
-    let mut held = Packed::<f32>::recycled(held_rows * all_cols.min(held_cols));
+    // A few columns more, so that the rows of a tile do not all fall upon the same lines of the caches.
+    let stride = all_cols.min(held_cols).next_multiple_of(PANEL_COLS) + PANEL_COLS;
+    let mut held = Packed::<f32>::recycled(held_rows * stride);
     for row in (0..all_rows).step_by(held_rows) {
         let rows = held_rows.min(all_rows - row);
         for col in (0..all_cols).step_by(held_cols) {
             let cols = held_cols.min(all_cols - col);
-            let held = &mut held.as_mut_slice()[..rows * cols];
-            multiply((row, rows), (col, cols), MatMut::new(held, rows, cols)?);
-            y.sub(row, rows, col, cols).par_rows().zip(held.par_chunks_exact_mut(cols)).for_each(|(y, sums)| {
+            let held = &mut held.as_mut_slice()[..rows * stride];
+            multiply((row, rows), (col, cols), MatMut::strided(held, rows, cols, stride)?);
+            y.sub(row, rows, col, cols).par_rows().zip(held.par_chunks_exact_mut(stride)).for_each(|(y, sums)| {
+                let sums = &mut sums[..cols];
                 if let Some(bias) = bias {
                     sums.iter_mut().zip(&bias[col..]).for_each(|(sum, bias)| *sum += bias);
                 }
