@@ -59,7 +59,7 @@ pub enum ErrorKind {
         available: String,
     },
     /// A name that is no profile.
-    #[error("unknown profile `{found}`, known are portable, avx2, avx512, avx512-bf16")]
+    #[error("unknown profile `{found}`, known are portable, avx2, avx512, avx512-bf16, avx512-vnni")]
     ProfileName {
         /// The name as given.
         found: String,

@@ -10,6 +10,7 @@ use std::{any::Any, ops::Range};
 
 use compressed_tensors::{Array, DType};
 use indexmap::IndexMap;
+use kernels::Profile;
 
 use crate::{
     Result,
@@ -65,6 +66,11 @@ pub trait ModuleStore: Any + Send {
     /// An unknown module.
     fn module(&self, name: &str) -> Result<&ModuleFacts> {
         self.modules().iter().find(|it| it.name == name).ok_or_else(|| unknown("module", name))
+    }
+
+    /// Which instruction set computes on it: the best of this processor unless the store says otherwise.
+    fn profile(&self) -> Profile {
+        Profile::detect()
     }
 
     /// Copies rows of a parameter, converted to f32. A row is all but the first dimension; a vector has

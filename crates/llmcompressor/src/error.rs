@@ -84,6 +84,9 @@ pub enum ErrorKind {
         /// The innermost module whose output is the first that is not finite.
         module: String,
     },
+    /// An instruction set that this processor lacks.
+    #[error(transparent)]
+    Profile(kernels::Error),
     /// A module that gives no finite numbers for calibration data.
     #[error("the output of module `{module}` is NaN or infinite in batch {batch} of the calibration data")]
     NotFinite {
@@ -297,7 +300,8 @@ impl Error {
             | ErrorKind::TiedEmbedding { .. }
             | ErrorKind::Memory { .. }
             | ErrorKind::Inseparable { .. }
-            | ErrorKind::Unsuitable { .. } => ExitCode::Refused,
+            | ErrorKind::Unsuitable { .. }
+            | ErrorKind::Profile(_) => ExitCode::Refused,
             ErrorKind::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::InputAbsent,
             ErrorKind::File { .. } => ExitCode::Io,
             ErrorKind::Model(error) => model_code(error),
@@ -332,6 +336,12 @@ impl Error {
             ErrorKind::NotANumber { module, .. } | ErrorKind::NotFinite { module, .. } => Some(format!(
                 "look at the weights of `{module}`, and at the type computed in: f16 overflows above 65504 (--dtype)"
             )),
+            ErrorKind::Checkpoint(error) => match error.kind() {
+                checkpoint::ErrorKind::FingerprintChanged { differing } if differing.iter().any(|it| it == "numerics profile") => {
+                    Some("--profile NAME goes on with another instruction set: the one under `numerics profile` in that file".to_owned())
+                }
+                _ => None,
+            },
             ErrorKind::Memory { needed_bytes, .. } => Some(format!("--max-memory {needed_bytes}")),
             ErrorKind::Unmatched { .. } => Some("`llmcompressor inspect MODEL` lists the modules; a pattern that starts with `re:` is a regular expression anchored at the start".to_owned()),
             ErrorKind::NothingToDo { .. } => Some("`llmcompressor inspect MODEL` lists the modules; --include PATTERN or --no-default-ignore widen the choice".to_owned()),

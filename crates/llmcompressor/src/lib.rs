@@ -39,4 +39,5 @@ pub mod verify;
 
 pub use error::{Columns, Error, ErrorKind, Result};
 pub use exit::ExitCode;
+pub use kernels::Isa;
 pub use progress::{Counted, Interrupt, Progress, Silent};

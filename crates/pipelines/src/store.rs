@@ -9,7 +9,7 @@ use compressed_tensors::{
 use graph::ModuleId;
 use lifecycle::{Error, ErrorKind, ModuleFacts, ModuleStore, ParameterFacts, Result, See};
 use models::{Model, ParameterId, ParameterInfo, Run};
-use tensor::{Engine, Routing, Tensor};
+use tensor::{Engine, Profile, Routing, Tensor};
 
 use crate::{activation::TensorActivation, lanes::Lanes};
 
@@ -176,6 +176,10 @@ impl ModelStore {
 impl ModuleStore for ModelStore {
     fn modules(&self) -> &[ModuleFacts] {
         &self.facts
+    }
+
+    fn profile(&self) -> Profile {
+        self.engine.profile
     }
 
     fn module(&self, name: &str) -> Result<&ModuleFacts> {

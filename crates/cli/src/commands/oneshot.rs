@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use llmcompressor::{
-    ExitCode, Interrupt,
+    ExitCode, Interrupt, Isa,
     model_free::{Existing, Tolerance},
     oneshot::{ExpertCalibration, FinalCheck, OneshotOptions, Partition, RecipeSource, Scope, oneshot},
 };
@@ -87,6 +87,10 @@ pub(crate) struct Options {
     /// Type to compute in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
+    /// Instruction set to compute with, which the bytes depend on: portable, the same everywhere, avx2, avx512 (the same as avx2),
+    /// avx512-bf16 or avx512-vnni [default: the fastest of this processor]
+    #[arg(long, value_name = "NAME")]
+    profile: Option<Isa>,
     /// On which tokens experts are calibrated
     #[arg(long, value_enum, default_value_t = Experts::All)]
     experts: Experts,
@@ -169,6 +173,7 @@ pub(crate) fn run(options: Options, global: &Global) -> anyhow::Result<ExitCode>
         PartitionName::Compat => Partition::Compat,
     };
     job.compute = options.dtype.into();
+    job.profile = options.profile;
     job.batch_window = options.batch_window;
     job.pipeline = options.pipeline;
     job.threads = options.threads;

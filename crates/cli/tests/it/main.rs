@@ -19,6 +19,7 @@ mod observers;
 mod oneshot;
 mod page;
 mod presets;
+mod profile;
 mod recipe;
 mod redo;
 mod reports;

@@ -42,7 +42,7 @@ const HELD: (usize, usize) = (2048, 1024);
 /// All other bf16 and f16 operands are widened to f32.
 /// The bias is added last, then the sum is rounded to the type of `y`.
 /// A row of `y` depends on that row of `a`, on `b` and on K alone.
-/// Beside its arguments a call takes at most 16 MiB, and 4 MiB for each thread up to the fourth.
+/// Beside its arguments a call takes at most 17 MiB, and 4 MiB for each thread up to the fourth.
 /// With K = 0 the result is the bias or zero.
 pub fn matmul<I: Element, O: Element>(
     profile: Profile,

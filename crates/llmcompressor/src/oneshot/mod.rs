@@ -21,6 +21,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use checkpoint::{Finish, Generated, IndexRule, Opened, OutputPlan, Source, TensorSpec, Treatment, UnitCommit, Writer};
 use compressed_tensors::config::{FORMAT_VERSION, write_section};
 use indexmap::{IndexMap, IndexSet};
+use kernels::Profile;
 use lifecycle::{CompressionLifecycle, InitializeArgs, RecipeInput, Registry, StateUpdate, recipe::Role};
 use models::{Model, ModelOptions, ParameterId, Tied, Weights};
 use modifiers::MODIFIERS;
@@ -68,7 +69,10 @@ pub fn oneshot(options: &OneshotOptions, progress: &dyn Progress) -> Result<Ones
     if let Some(weights) = selection.weights(&source, &model) {
         (overlay, model) = build(&source, weights, options)?;
     }
-    let engine = Engine::new(ceiling::budget(options.max_memory_bytes));
+    let mut engine = Engine::new(ceiling::budget(options.max_memory_bytes));
+    if let Some(isa) = options.profile {
+        engine.profile = Profile::new(isa).map_err(ErrorKind::Profile)?;
+    }
     let mut store = ModelStore::new(Arc::clone(&model), engine.clone())?;
     if let Some(chosen) = &selection.chosen {
         store.freeze(|it| !chosen.contains(it));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use calibration::arguments::DatasetArguments;
 use checkpoint::Existing;
+use kernels::Isa;
 
 pub use pipelines::Partition;
 
@@ -107,6 +108,8 @@ pub struct OneshotOptions {
     pub experts: ExpertCalibration,
     /// The type to compute in.
     pub compute: Compute,
+    /// The instruction set that computes; none for the fastest of this processor. [`Isa::Portable`] gives the same bytes on all.
+    pub profile: Option<Isa>,
     /// Where waves begin.
     pub partition: Partition,
     /// Name of the pipeline; none for what the modifiers need.
@@ -145,6 +148,7 @@ impl OneshotOptions {
             data: DatasetArguments::default(),
             experts: ExpertCalibration::default(),
             compute: Compute::Auto,
+            profile: None,
             partition: Partition::default(),
             pipeline: None,
             batch_window: 1,

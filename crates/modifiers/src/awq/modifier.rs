@@ -68,7 +68,7 @@ impl AwqModifier {
     /// The type's name.
     pub const NAME: &'static str = "AWQModifier";
 
-    /// From all fields of a recipe, defaults written out; computes under the profile that is best here.
+    /// From all fields of a recipe, defaults written out.
     ///
     /// # Errors
     /// As [`AwqFields::read`].
@@ -333,6 +333,7 @@ impl Modifier for AwqModifier {
     }
 
     fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
+        self.profile = state.model()?.profile();
         self.resolve(state.model()?)?;
         Ok(true)
     }

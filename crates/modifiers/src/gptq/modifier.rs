@@ -39,7 +39,7 @@ impl GptqModifier {
     /// The type's name.
     pub const NAME: &'static str = "GPTQModifier";
 
-    /// From all fields of a recipe, defaults written out; computes under the profile that is best here.
+    /// From all fields of a recipe, defaults written out.
     ///
     /// # Errors
     /// As [`GptqFields::read`].
@@ -57,12 +57,6 @@ impl GptqModifier {
             fallbacks: Vec::new(),
             report: Vec::new(),
         })
-    }
-
-    /// The same under another profile.
-    #[must_use]
-    pub fn with_profile(self, profile: Profile) -> Self {
-        Self { profile, ..self }
     }
 
     /// Number of second moments held: one per distinct input of the wave.
@@ -237,6 +231,7 @@ impl Modifier for GptqModifier {
     }
 
     fn on_initialize(&mut self, state: &mut State) -> Result<bool> {
+        self.profile = state.model()?.profile();
         self.targets = self.config.quantization.targets_in(state.model()?)?;
         for (name, target) in self.targets.modules() {
             if let Some(args) = &target.scheme.weights {
