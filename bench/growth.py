@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
-import time
+
+from process import run
 
 binary, model, data = (os.path.abspath(path) for path in sys.argv[1:4])
 max_memory = sys.argv[4] if len(sys.argv) > 4 else "400MB"
@@ -75,19 +75,13 @@ def with_layers(path, n_layers):
     return path
 
 
-def run(work, source, n_samples, *extra):
+def compress(work, source, n_samples, *extra):
     """Seconds and peak resident MiB of one run."""
     out = os.path.join(work, "out")
     shutil.rmtree(out, ignore_errors=True)
     command = [binary, "-q", "oneshot", source, "--recipe", os.path.join(work, "recipe.yaml"), "--data", data, "--out", out]
     command += ["--num-samples", str(n_samples), "--no-shuffle", "--seq-len", "512", *extra]
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    return run(command)
 
 
 def table(what, rows):
@@ -106,12 +100,12 @@ try:
     with open(os.path.join(work, "recipe.yaml"), "w") as f:
         f.write(RECIPE)
     print(f"samples, --max-memory {max_memory}")
-    table("samples", [(n, lambda n=n: run(work, model, n, "--max-memory", max_memory)) for n in SAMPLES])
+    table("samples", [(n, lambda n=n: compress(work, model, n, "--max-memory", max_memory)) for n in SAMPLES])
     with open(os.path.join(model, "config.json")) as f:
         n_own = json.load(f)["num_hidden_layers"]
     sizes = [n for n in (n_own // 2, n_own, 2 * n_own) if n]
     copies = {n: with_layers(os.path.join(work, str(n)), n) for n in sizes}
     print(f"layers, {LAYER_SAMPLES} samples")
-    table("layers", [(n, lambda n=n: run(work, copies[n], LAYER_SAMPLES)) for n in sizes])
+    table("layers", [(n, lambda n=n: compress(work, copies[n], LAYER_SAMPLES)) for n in sizes])
 finally:
     shutil.rmtree(work)

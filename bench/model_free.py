@@ -9,25 +9,14 @@ pairwise ratios is printed. Needs only the standard library.
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+
+from process import run
 
 binary, checkpoint = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 schemes = sys.argv[3:] or ["FP8_DYNAMIC", "FP8_BLOCK", "W8A8", "W4A16", "NVFP4A16"]
 work = tempfile.mkdtemp(dir=os.path.dirname(checkpoint))
-
-
-def run(command):
-    """Seconds and peak resident MiB of a finished process."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{command[0]} ended with {process.returncode}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
 
 
 def fresh(name):

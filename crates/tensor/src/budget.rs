@@ -80,9 +80,7 @@ impl Budget {
     pub fn reserve(&self, bytes: u64) -> Result<Lease> {
         let bytes = if bytes > ACCOUNTED_BYTES { bytes } else { 0 };
         let mut state = self.lock();
-        let dropped = self.charge(&mut state, bytes)?;
-        drop(state);
-        drop(dropped);
+        self.charge(&mut state, bytes)?;
         Ok(Lease { budget: self.clone(), bytes })
     }
 
@@ -115,15 +113,13 @@ impl Budget {
                 state.pool.remove(&key);
             }
             state.pooled_bytes -= key.1;
-            let dropped = self.charge(&mut state, key.1)?;
+            self.charge(&mut state, key.1)?;
             drop(state);
-            drop(dropped);
             elements.set_len(len);
             return Ok((elements, Lease { budget: self.clone(), bytes: key.1 }));
         }
-        let dropped = self.charge(&mut state, bytes)?;
+        self.charge(&mut state, bytes)?;
         drop(state);
-        drop(dropped);
         let mut elements = Elements::zeros((bytes / size_of::<T>() as u64) as usize);
         elements.set_len(len);
         Ok((elements, Lease { budget: self.clone(), bytes }))
@@ -138,9 +134,7 @@ impl Budget {
         }
     }
 
-    /// Counts bytes as in use, and hands out the waiting buffers that make way: giving memory back to the system takes time, which
-    /// others should not wait for.
-    fn charge(&self, state: &mut State, bytes: u64) -> Result<Vec<Data>> {
+    fn charge(&self, state: &mut State, bytes: u64) -> Result<()> {
         let needed_bytes = state.in_use_bytes.saturating_add(bytes);
         if let Some(limit_bytes) = self.0.limit_bytes.filter(|it| needed_bytes > *it) {
             let in_use_bytes = state.in_use_bytes;
@@ -148,10 +142,10 @@ impl Budget {
         }
         state.most_in_use_bytes = state.most_in_use_bytes.max(needed_bytes);
         let pool_bytes = self.pool_bytes(state);
-        let dropped = state.shrink_pool(pool_bytes.saturating_sub(needed_bytes));
+        while needed_bytes.saturating_add(state.pooled_bytes) > pool_bytes && state.drop_pooled() {}
         state.in_use_bytes = needed_bytes;
         state.peak_bytes = state.peak_bytes.max(needed_bytes + state.pooled_bytes);
-        Ok(dropped)
+        Ok(())
     }
 
     /// Gives back to the system what waits in the pool beyond the room that is left beside `bytes`, which the caller allocates itself
@@ -159,9 +153,7 @@ impl Budget {
     pub fn make_room(&self, bytes: u64) {
         let mut state = self.lock();
         let room = self.pool_bytes(&state).saturating_sub(state.in_use_bytes.saturating_add(bytes));
-        let dropped = state.shrink_pool(room);
-        drop(state);
-        drop(dropped);
+        while state.pooled_bytes > room && state.drop_pooled() {}
     }
 
     /// What buffers in use and waiting ones may hold together.
@@ -171,8 +163,8 @@ impl Budget {
 
     /// Gives the pool's memory back to the system.
     pub fn trim(&self) {
-        let dropped = self.lock().shrink_pool(0);
-        drop(dropped);
+        let mut state = self.lock();
+        while state.drop_pooled() {}
     }
 
     /// The limit, none where there is no limit.
@@ -202,21 +194,18 @@ impl Budget {
 }
 
 impl State {
-    /// Takes buffers out of the pool, the longest waiting first, until it holds at most `bytes`.
-    fn shrink_pool(&mut self, bytes: u64) -> Vec<Data> {
-        let mut taken = Vec::new();
-        while self.pooled_bytes > bytes {
-            let oldest = self.pool.iter().min_by_key(|(_, waiting)| waiting.front().map(|it| it.number));
-            let Some(key) = oldest.map(|it| *it.0) else { break };
-            if let Some(waiting) = self.pool.get_mut(&key) {
-                taken.extend(waiting.pop_front().map(|it| it.data));
-                if waiting.is_empty() {
-                    self.pool.remove(&key);
-                }
+    /// Drops the buffer that has waited longest; false where the pool is empty.
+    fn drop_pooled(&mut self) -> bool {
+        let oldest = self.pool.iter().min_by_key(|(_, waiting)| waiting.front().map(|it| it.number));
+        let Some(key) = oldest.map(|it| *it.0) else { return false };
+        if let Some(waiting) = self.pool.get_mut(&key) {
+            waiting.pop_front();
+            if waiting.is_empty() {
+                self.pool.remove(&key);
             }
-            self.pooled_bytes -= key.1;
         }
-        taken
+        self.pooled_bytes -= key.1;
+        true
     }
 }
 

@@ -39,6 +39,8 @@ const TASKS_PER_THREAD: usize = 8;
 pub(super) const MOST_PARTS: usize = 4;
 /// Rows or columns of the result for each of these threads, so that laying out twice costs little beside the products.
 const LEAST_SHARE: usize = 512;
+/// Panels that a thread lays out together.
+const PACKED_TOGETHER: usize = 4;
 /// Most rows of a task, a multiple of every kernel's rows; its part of the left operand stays in the second cache.
 const TASK_ROWS: usize = 168;
 
@@ -206,6 +208,16 @@ fn parts(
     (0..n).map(part).collect()
 }
 
+/// One after the other, or spread over threads, so many together.
+fn each<I: Send>(is_serial: bool, together: usize, items: impl Iterator<Item = I>, work: impl Fn(I) + Send + Sync) {
+    if is_serial {
+        items.for_each(work);
+    } else {
+        let items = items.collect::<Vec<_>>().into_par_iter();
+        items.with_min_len(together).with_max_len(together).for_each(work);
+    }
+}
+
 /// Rows and columns of a product, and how they are computed.
 struct Part<T, C> {
     profile: Profile,
@@ -318,7 +330,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                     T::negate(to, lanes);
                 }
             };
-            self.each(self.panels_of_a(to), pack);
+            each(self.serial, PACKED_TOGETHER, self.panels_of_a(to), pack);
         };
         let pack_b = || {
             let Some((b, to)) = b else { return };
@@ -330,7 +342,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                 b.pack(self.profile, (self.cols.0 + start, lanes), k, width, to);
             };
             let starts = (0..self.cols.1).step_by(width).map(|start| (start, width.min(self.cols.1 - start)));
-            self.each(starts.zip(to.chunks_exact_mut(width * self.steps)), pack);
+            each(self.serial, PACKED_TOGETHER, starts.zip(to.chunks_exact_mut(width * self.steps)), pack);
         };
         if self.serial {
             pack_a();
@@ -350,14 +362,6 @@ impl<T: Operand, C: Sum> Block<T, C> {
             to = rest;
             ((start, lanes), part)
         })
-    }
-
-    fn each<'a>(&self, panels: impl Iterator<Item = PanelTo<'a, T>>, pack: impl Fn(PanelTo<'a, T>) + Sync + Send) {
-        if self.serial {
-            panels.for_each(pack);
-        } else {
-            panels.collect::<Vec<_>>().into_par_iter().with_min_len(4).for_each(pack);
-        }
     }
 
     /// Tasks over the block; `b` holds its panels, the second number of elements apart.
@@ -387,11 +391,7 @@ impl<T: Operand, C: Sum> Block<T, C> {
                 }
             }
         };
-        if self.serial {
-            (0..row_tasks * col_tasks).for_each(task);
-        } else {
-            (0..row_tasks * col_tasks).into_par_iter().with_max_len(1).for_each(task);
-        }
+        each(self.serial, 1, 0..row_tasks * col_tasks, task);
     }
 
     /// All tiles of one column panel, one panel of k and one task's rows.

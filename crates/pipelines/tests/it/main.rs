@@ -52,6 +52,8 @@ struct Watcher {
     targets: &'static str,
     /// Where it puts what it hears of a run in which nothing has been changed.
     unchanged: Option<Seen>,
+    /// What it does first at the end of a wave.
+    at_end: Box<dyn Fn() + Send>,
 }
 
 impl Modifier for Watcher {
@@ -106,6 +108,7 @@ impl Modifier for Watcher {
     }
 
     fn on_sequential_epoch_end(&mut self, state: &mut State, _event: &Event, modules: &[String]) -> Result<()> {
+        (self.at_end)();
         if modules.iter().any(|it| it == FIRST) {
             state.model_mut()?.write_rows(&format!("{FIRST}.weight"), 0..32, &[0.0; 32 * 32])?;
         }
@@ -164,7 +167,8 @@ fn watch_beside(
     let seen = Seen::default();
     let targets = "_proj";
     let settings = Settings::default();
-    let watcher = Watcher { settings, seen: Arc::clone(&seen), propagates, wave, targets, unchanged };
+    let watcher =
+        Watcher { settings, seen: Arc::clone(&seen), propagates, wave, targets, unchanged, at_end: Box::new(|| ()) };
     let mut lifecycle = watched_by(watcher, &model, &engine);
     let batches = batches(&engine);
     let run = Sequential { model, engine, partition, routing: Routing::All, window, spill: None, passes: Passes::Own };
@@ -175,14 +179,10 @@ fn watch_beside(
 }
 
 fn watched_by(watcher: Watcher, model: &Arc<Model>, engine: &Engine) -> CompressionLifecycle {
-    lifecycle_of(Box::new(watcher), model, engine)
-}
-
-fn lifecycle_of(modifier: Box<dyn Modifier>, model: &Arc<Model>, engine: &Engine) -> CompressionLifecycle {
     let mut lifecycle = CompressionLifecycle::new(Registry::default());
     let store = ModelStore::new(Arc::clone(model), engine.clone()).unwrap();
     let state = StateUpdate { model: Some(Box::new(store)), ..StateUpdate::default() };
-    let recipe = Some(RecipeInput::Modifier(modifier));
+    let recipe = Some(RecipeInput::Modifier(Box::new(watcher)));
     lifecycle.initialize(InitializeArgs { recipe, state, ..InitializeArgs::default() }).unwrap();
     lifecycle
 }
@@ -192,8 +192,11 @@ fn a_layer_without_targets_begins_a_wave_that_no_other_layer_before_it_is_part_o
     let (_dir, model, engine) = model();
     let (wave, targets) = (lifecycle::Wave::Targets, "layers.1.mlp.down_proj");
     let (settings, seen) = (Settings::default(), Seen::default());
-    let lifecycle =
-        watched_by(Watcher { settings, seen, propagates: true, wave, targets, unchanged: None }, &model, &engine);
+    let lifecycle = watched_by(
+        Watcher { settings, seen, propagates: true, wave, targets, unchanged: None, at_end: Box::new(|| ()) },
+        &model,
+        &engine,
+    );
     let (routing, passes, partition) = (Routing::All, Passes::Own, Partition::BeforeTargets);
     let run = Sequential { model, engine, partition, routing, window: 1, spill: None, passes };
     let waves = run.waves(&lifecycle, TraceInputs::Ids).unwrap().waves;

@@ -2,53 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use lifecycle::{Event, Modifier, ModuleStore, Result, Sample, Settings, State, Tap, TapPoint};
+use lifecycle::{Settings, Wave};
 use pipelines::{Partition, Passes, Sequential};
-use tensor::{Budget, DType, Routing, Tensor};
+use tensor::{DType, Routing, Tensor};
 
-use crate::{Nobody, batches, lifecycle_of, model};
-
-/// Writes down how much waits for its next use when it changes a wave.
-struct Looker {
-    settings: Settings,
-    budget: Budget,
-    waiting: Arc<Mutex<Vec<u64>>>,
-}
-
-impl Modifier for Looker {
-    fn type_name(&self) -> &str {
-        "LookerModifier"
-    }
-
-    fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    fn needs_data(&self) -> bool {
-        true
-    }
-
-    fn writes(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
-        Ok(model.modules().iter().filter(|it| it.name.ends_with("_proj")).map(|it| it.name.clone()).collect())
-    }
-
-    fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
-        Ok(self.writes(model)?.into_iter().map(|it| Tap::new(it, TapPoint::Input)).collect())
-    }
-
-    fn on_initialize(&mut self, _state: &mut State) -> Result<bool> {
-        Ok(true)
-    }
-
-    fn on_tap(&mut self, _tap: &Tap, _sample: &Sample<'_>) -> Result<()> {
-        Ok(())
-    }
-
-    fn on_sequential_epoch_end(&mut self, _state: &mut State, _event: &Event, _modules: &[String]) -> Result<()> {
-        self.waiting.lock().unwrap().push(self.budget.waiting_bytes());
-        Ok(())
-    }
-}
+use crate::{Nobody, Seen, Watcher, batches, model, watched_by};
 
 #[test]
 fn waiting_buffers_make_way_for_what_modifiers_hold_while_they_change_a_wave() {
@@ -60,9 +18,12 @@ fn waiting_buffers_make_way_for_what_modifiers_hold_while_they_change_a_wave() {
     // The model is so small that no buffer of its own is accounted.
     let before = engine.budget.waiting_bytes();
     assert!(before >= 800 << 10);
-    let waiting = Arc::default();
-    let looker = Looker { settings: Settings::default(), budget: engine.budget.clone(), waiting: Arc::clone(&waiting) };
-    let mut lifecycle = lifecycle_of(Box::new(looker), &model, &engine);
+    let waiting: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let (seen, budget) = (Arc::clone(&waiting), engine.budget.clone());
+    let at_end = Box::new(move || seen.lock().unwrap().push(budget.waiting_bytes()));
+    let (settings, wave, targets, seen) = (Settings::default(), Wave::Targets, "_proj", Seen::default());
+    let watcher = Watcher { settings, seen, propagates: true, wave, targets, unchanged: None, at_end };
+    let mut lifecycle = watched_by(watcher, &model, &engine);
     let (batches, partition) = (batches(&engine), Partition::BeforeTargets);
     let (routing, passes) = (Routing::All, Passes::Own);
     Sequential { model, engine, partition, routing, window: 1, spill: None, passes }

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::place::{At, Shared};
-use super::{BLOCK_PANELS, COLUMN_TILES, Operand, Region, SERIAL_PRODUCTS, Sum, TASK_ROWS};
+use super::{BLOCK_PANELS, COLUMN_TILES, Operand, PACKED_TOGETHER, Region, SERIAL_PRODUCTS, Sum, TASK_ROWS, each};
 use crate::gemm::PANEL;
 use crate::gemm::block_float;
 use crate::gemm::pack::{Pack, Strip};
@@ -68,20 +66,11 @@ fn add<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
             }
             S::pack(profile, Strip::of_rows(x.transposed(), (idx * width, lanes), k), width, to);
         };
-        each(is_serial, laid_out.chunks_exact_mut(steps * width).enumerate(), pack);
+        each(is_serial, PACKED_TOGETHER, laid_out.chunks_exact_mut(steps * width).enumerate(), pack);
         let square = Square { tile, panel_steps: S::steps(panel), steps, cols, panels: laid_out, write };
-        each(is_serial, tasks.iter().cloned(), |(rows, cols)| square.run(rows, cols, shared));
+        each(is_serial, 1, tasks.iter().cloned(), |(rows, cols)| square.run(rows, cols, shared));
     }
     laid_out.recycle();
-}
-
-/// One after the other, or spread over threads.
-fn each<I: Send>(is_serial: bool, items: impl Iterator<Item = I>, work: impl Fn(I) + Send + Sync) {
-    if is_serial {
-        items.for_each(work);
-    } else {
-        items.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work);
-    }
 }
 
 /// Panels of rows and of columns of parts of the result, up to `n_rows` panels of rows, that together cover the diagonal and what is
