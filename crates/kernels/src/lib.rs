@@ -8,7 +8,8 @@
 //! A result depends on the inputs and on the [`Profile`] alone, never on the number of threads, on how rows are split into
 //! calls, or on cache sizes.
 //! Work is spread over the rayon pool that is current where the function is called.
-//! Multiply-accumulate kernels ([`gemm`], [`syrk`], [`moments`], [`cholesky`], [`gptq_sweep`], [`attention`]) fuse the multiplication with
+//! Multiply-accumulate kernels ([`gemm`], [`syrk`], [`moments`], [`cholesky`], [`gptq_sweep`],
+//! [`descent`], [`attention`]) fuse the multiplication with
 //! the addition under every profile but the portable one; the AVX2 and AVX-512 profiles give the same bits.
 //! All other kernels give the same bits under every profile.
 
@@ -16,6 +17,7 @@ pub mod activation;
 pub mod attention;
 pub mod cast;
 pub mod cholesky;
+pub mod descent;
 pub mod distance;
 mod element;
 pub mod elementary;

@@ -21,6 +21,23 @@ pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
+/// Sum of `x[i] * y[i]` in f64: lane i % 16 sums its products in order, then lanes fold in rising order.
+#[inline(always)]
+pub(crate) fn lane_dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (x, rest_x) = x.as_chunks::<LANES>();
+    let (y, rest_y) = y.as_chunks::<LANES>();
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(x[lane]) * f64::from(y[lane]);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(rest_x.iter().zip(rest_y)) {
+        *lane += f64::from(*x) * f64::from(*y);
+    }
+    lanes.iter().sum()
+}
+
 /// Largest element, minus infinity for an empty row; a NaN is passed over.
 #[inline(always)]
 pub(crate) fn lane_max(x: &[f32]) -> f32 {

@@ -79,13 +79,13 @@ pub fn quantize_dequantize(
 
 /// With a zero point of 0.
 #[inline(always)]
-pub(super) fn symmetric(round: impl Fn(f32) -> f32, narrow: impl Fn(f32) -> f32, w: f32, scale: f32) -> f32 {
+pub(crate) fn symmetric(round: impl Fn(f32) -> f32, narrow: impl Fn(f32) -> f32, w: f32, scale: f32) -> f32 {
     narrow(narrow(round(w / scale)) * scale)
 }
 
 /// With a zero point that is added before the clamp.
 #[inline(always)]
-pub(super) fn asymmetric(
+pub(crate) fn asymmetric(
     round: impl Fn(f32) -> f32,
     narrow: impl Fn(f32) -> f32,
     w: f32,
@@ -111,7 +111,7 @@ fn drop_bits(y: f32, shift: f32) -> f32 {
 
 /// Nearest integer within a range of at most 2^16.
 #[inline(always)]
-pub(super) fn round_int(y: f32, lowest: f32, highest: f32) -> f32 {
+pub(crate) fn round_int(y: f32, lowest: f32, highest: f32) -> f32 {
     // 1.5 * 2^23, whose spacing is 1.
     drop_bits(clamp(y, lowest, highest), 12_582_912.0)
 }

@@ -1,7 +1,8 @@
 //! What earlier layers have done to a layer's inputs, and the weight that makes up for it.
 #![expect(non_snake_case, reason = "matrices are capital letters")]
 
-use kernels::{Mat, MatMut, Profile, gemm, syrk};
+use kernels::{Element, Mat, MatMut, Profile, gemm, syrk};
+use rayon::prelude::*;
 
 use super::algorithm::{Factored, Hessian};
 use crate::error::{Result, check_len};
@@ -22,21 +23,26 @@ impl CrossMoments {
         Self { cols, sum: Vec::new() }
     }
 
-    /// Adds tokens (T, N), as they are and as they were; the second is left without a use.
+    /// Adds tokens (T, N), as they are and as they were; differences are rounded to their type.
     ///
     /// # Errors
     /// Tokens of another width or number.
-    pub(super) fn accumulate(&mut self, profile: Profile, x: &[f32], u: &mut [f32]) -> Result<()> {
+    pub(super) fn accumulate<I: Element>(&mut self, profile: Profile, x: &[I], u: &[I]) -> Result<()> {
         let N = self.cols;
         check_len("unchanged inputs", u.len(), &[x.len()])?;
         let T = x.len() / N.max(1);
         check_len("inputs", x.len(), &[T, N])?;
-        u.iter_mut().zip(x).for_each(|(u, x)| *u -= x);
-        if u.iter().all(|it| *it == 0.0) {
+        let mut moved = vec![I::default(); x.len()];
+        let tokens = moved.par_chunks_mut(N.max(1)).zip(x.par_chunks(N.max(1)).zip(u.par_chunks(N.max(1))));
+        tokens.for_each(|(moved, (x, u))| {
+            let differences = u.iter().zip(x).map(|(u, x)| I::from_f32(u.to_f32() - x.to_f32()));
+            moved.iter_mut().zip(differences).for_each(|(to, it)| *to = it);
+        });
+        if moved.iter().all(|it| it.to_f32() == 0.0) {
             return Ok(());
         }
         self.sum.resize(N * N, 0.0);
-        Ok(syrk::accumulate_cross(profile, Mat::new(u, T, N)?, Mat::new(x, T, N)?, &mut self.sum)?)
+        Ok(syrk::accumulate_cross(profile, Mat::new(&moved, T, N)?, Mat::new(x, T, N)?, &mut self.sum)?)
     }
 
     /// The moments after the inputs were divided by `scales` (N), as smoothing does: `diag(1/s) D diag(1/s)`.
@@ -51,47 +57,61 @@ impl CrossMoments {
         Ok(())
     }
 
-    /// `share D H^-1` (N, N), H as it was damped and factored; nothing where no input has moved or there is no factor.
+    /// Makes of each weight W (O, N) the weight `W + share W D H^-1` that is to be rounded in its place, H as it was damped and
+    /// factored; nothing changes where no input has moved or there is no factor.
     ///
     /// # Errors
-    /// A factor of another width.
-    pub(super) fn correction(
+    /// A factor or weights of another width.
+    pub(super) fn correct(
         &self,
         profile: Profile,
         factored: &Factored,
         hessian: &Hessian,
         share: f32,
-    ) -> Result<Option<Vec<f32>>> {
-        let (N, order) = (self.cols, &factored.order);
-        let Some(U) = factored.factor.as_ref().filter(|_| !self.sum.is_empty()) else { return Ok(None) };
+        weights: &mut [&mut Vec<f32>],
+    ) -> Result<()> {
+        let N = self.cols;
+        let Some(U) = factored.factor.as_ref().filter(|_| !self.sum.is_empty()) else { return Ok(()) };
         check_len("factor", U.len(), &[N, N])?;
         let unit = share * hessian.unit();
-        let D: Vec<f32> =
-            self.sum.chunks_exact(N).flat_map(|row| order.iter().map(|j| unit * row[*j as usize])).collect();
-        let (mut half, mut M) = (vec![0.0; N * N], vec![0.0; N * N]);
-        gemm::linear(profile, Mat::new(&D, N, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut half, N, N)?)?;
-        gemm::matmul(profile, Mat::new(&half, N, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut M, N, N)?)?;
-        let mut stored = half;
-        for (to, from) in stored.chunks_exact_mut(N).zip(M.chunks_exact(N)) {
-            order.iter().zip(from).for_each(|(j, it)| to[*j as usize] = *it);
+        let D: Vec<f32> = self.sum.par_iter().map(|it| unit * it).collect();
+        // D H^-1 once for all weights, unless they have fewer rows than it.
+        let rows: usize = weights.iter().map(|it| it.len() / N).sum();
+        let M = if rows < N { None } else { Some(times_inverse(profile, D.clone(), U, &factored.order)?) };
+        for W in weights {
+            let change = match &M {
+                Some(M) => product(profile, W, M, N)?,
+                None => times_inverse(profile, product(profile, W, &D, N)?, U, &factored.order)?,
+            };
+            W.par_iter_mut().zip(&change).for_each(|(to, it)| *to += it);
         }
-        Ok(Some(stored))
+        Ok(())
     }
 }
 
-/// Makes of a weight W (O, N) the weight `W + W M` that is to be rounded in its place, by a correction M (N, N).
-///
-/// # Errors
-/// A weight of another width.
-pub(super) fn correct(profile: Profile, correction: &[f32], weight: &mut [f32]) -> Result<()> {
-    let N = correction.len().isqrt();
-    let O = weight.len() / N.max(1);
-    check_len("weight", weight.len(), &[O, N])?;
-    let mut change = vec![0.0; weight.len()];
-    let (W, M) = (Mat::new(weight, O, N)?, Mat::new(correction, N, N)?);
-    gemm::matmul(profile, W, M, None, MatMut::new(&mut change, O, N)?)?;
-    weight.iter_mut().zip(&change).for_each(|(to, it)| *to += it);
-    Ok(())
+/// `X H^-1` of X (R, N), where `H^-1 = U^T U` in order of visits.
+fn times_inverse(profile: Profile, mut X: Vec<f32>, U: &[f32], order: &[u32]) -> Result<Vec<f32>> {
+    let N = order.len();
+    let R = X.len() / N;
+    let mut visited = vec![0.0; X.len()];
+    visited.par_chunks_mut(N).zip(X.par_chunks(N)).for_each(|(to, from)| {
+        to.iter_mut().zip(order).for_each(|(to, j)| *to = from[*j as usize]);
+    });
+    gemm::linear(profile, Mat::new(&visited, R, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut X, R, N)?)?;
+    gemm::matmul(profile, Mat::new(&X, R, N)?, Mat::new(U, N, N)?, None, MatMut::new(&mut visited, R, N)?)?;
+    X.par_chunks_mut(N).zip(visited.par_chunks(N)).for_each(|(to, from)| {
+        order.iter().zip(from).for_each(|(j, it)| to[*j as usize] = *it);
+    });
+    Ok(X)
+}
+
+/// `W M` of W (O, N) and M (N, N).
+fn product(profile: Profile, W: &[f32], M: &[f32], N: usize) -> Result<Vec<f32>> {
+    let O = W.len() / N;
+    check_len("weight", W.len(), &[O, N])?;
+    let mut product = vec![0.0; W.len()];
+    gemm::matmul(profile, Mat::new(W, O, N)?, Mat::new(M, N, N)?, None, MatMut::new(&mut product, O, N)?)?;
+    Ok(product)
 }
 
 #[cfg(test)]
@@ -133,7 +153,7 @@ mod tests {
         for part in [0..16 * N, 16 * N..T * N] {
             let n_tokens = part.len() / N;
             hessian.accumulate(profile, Mat::new(&x[part.clone()], n_tokens, N).unwrap(), 1).unwrap();
-            cross.accumulate(profile, &x[part.clone()], &mut u[part].to_vec()).unwrap();
+            cross.accumulate(profile, &x[part.clone()], &u[part]).unwrap();
         }
         (x, u, hessian, cross)
     }
@@ -147,7 +167,7 @@ mod tests {
         let W = random(3, 4 * N);
         let corrected = |share| {
             let mut V = W.clone();
-            correct(profile, &cross.correction(profile, &factored, &hessian, share).unwrap().unwrap(), &mut V).unwrap();
+            cross.correct(profile, &factored, &hessian, share, &mut [&mut V]).unwrap();
             V
         };
         let (best, half) = (corrected(1.0), corrected(0.5));
@@ -173,11 +193,22 @@ mod tests {
         let divided = |it: &[f32]| -> Vec<f32> { it.iter().enumerate().map(|(i, x)| x / by[i % N]).collect() };
         let mut of_divided = CrossMoments::new(N);
         for part in [0..16 * N, 16 * N..T * N] {
-            let (x, mut u) = (divided(&x[part.clone()]), divided(&u[part]));
-            of_divided.accumulate(Profile::detect(), &x, &mut u).unwrap();
+            of_divided.accumulate(Profile::detect(), &divided(&x[part.clone()]), &divided(&u[part])).unwrap();
         }
         assert_eq!(cross, of_divided);
         assert!(cross.divide_inputs(&by[1..]).is_err());
+    }
+
+    #[test]
+    fn weights_with_fewer_rows_than_columns_are_corrected_as_those_with_more_are() {
+        let (_, _, hessian, cross) = scene();
+        let profile = Profile::detect();
+        let factored = factorize(profile, &hessian, Order::Diagonal, &Damping::default()).unwrap();
+        let (mut few, mut many) = (random(3, 2 * N), random(3, 2 * N));
+        cross.correct(profile, &factored, &hessian, 0.5, &mut [&mut few]).unwrap();
+        cross.correct(profile, &factored, &hessian, 0.5, &mut [&mut many, &mut random(4, 2 * N * N)]).unwrap();
+        let furthest = few.iter().zip(&many).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(furthest < 1e-5 && few != random(3, 2 * N), "{furthest}");
     }
 
     #[test]
@@ -186,9 +217,12 @@ mod tests {
         let profile = Profile::detect();
         let factored = factorize(profile, &hessian, Order::Stored, &Damping::default()).unwrap();
         let mut same = CrossMoments::new(N);
-        same.accumulate(profile, &x, &mut x.clone()).unwrap();
-        assert_eq!(same.correction(profile, &factored, &hessian, 1.0).unwrap(), None);
-        assert_eq!(cross.correction(profile, &Factored::nearest(N, 0), &hessian, 1.0).unwrap(), None);
-        assert!(same.accumulate(profile, &x, &mut [0.0]).is_err());
+        same.accumulate(profile, &x, &x).unwrap();
+        for (moments, factored) in [(&same, &factored), (&cross, &Factored::nearest(N, 0))] {
+            let mut W = random(3, 4 * N);
+            moments.correct(profile, factored, &hessian, 1.0, &mut [&mut W]).unwrap();
+            assert!(W == random(3, 4 * N));
+        }
+        assert!(same.accumulate(profile, &x, &[0.0]).is_err());
     }
 }

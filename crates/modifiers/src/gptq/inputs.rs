@@ -1,6 +1,6 @@
 //! Second moments of inputs: one of each distinct input, whatever number of modules are given it.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use compressed_tensors::DType;
 use half::bf16;
@@ -111,12 +111,9 @@ impl Inputs {
         let Input { hessian, moved, .. } = &mut self.distinct[input];
         // Experts are chosen by inputs: other tokens come by where these have moved.
         if let Some(unchanged) = sample.unchanged.filter(|_| !module.contains(EXPERTS)) {
-            let (mut now, mut before) = (vec![0.0; elements], vec![0.0; elements]);
-            sample.value.read_rows(0..elements / cols, &mut now)?;
-            unchanged.read_rows(0..elements / cols, &mut before)?;
-            moved.accumulate(profile, &now, &mut before)?;
+            add_moved(moved, profile, sample.value, unchanged)?;
         }
-        add(hessian, profile, sample.value, n_samples, &mut values)?;
+        add(hessian, profile, sample.value, n_samples)?;
         // What was compared last is the buffer of what comes next.
         let before = self.last.take().map(|it| it.values).unwrap_or_default();
         let (kept, free) = if sample.edge.is_none() { (values, before) } else { (before, values) };
@@ -170,38 +167,50 @@ impl Inputs {
     }
 }
 
-/// Adds a value (..., N) to second moments, where it lies if it can be; else by way of `values`.
-fn add(
-    hessian: &mut Hessian,
-    profile: Profile,
-    value: &dyn Activation,
-    n_samples: u64,
-    values: &mut Vec<f32>,
-) -> Result<()> {
+/// A value (..., N) in the type that its moments are taken of: bf16 as it is, all else as f32; where it lies if it can be.
+enum Dense<'a> {
+    Bf16(Cow<'a, [bf16]>),
+    F32(Cow<'a, [f32]>),
+}
+
+impl<'a> Dense<'a> {
+    fn of(value: &'a dyn Activation) -> Result<Self> {
+        let bytes = value.as_bytes().unwrap_or_default();
+        match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
+            (DType::BF16, Ok(x), _) if !bytes.is_empty() => return Ok(Self::Bf16(x.into())),
+            (DType::F32, _, Ok(x)) if !bytes.is_empty() => return Ok(Self::F32(x.into())),
+            _ => {}
+        }
+        let shape = value.shape();
+        let elements: usize = shape.iter().product();
+        let mut x = vec![0.0; elements];
+        value.read_rows(0..elements / shape.last().copied().unwrap_or(1).max(1), &mut x)?;
+        Ok(match value.dtype() {
+            DType::BF16 => Self::Bf16(x.into_iter().map(bf16::from_f32).collect()),
+            _ => Self::F32(x.into()),
+        })
+    }
+}
+
+/// Adds a value to second moments.
+fn add(hessian: &mut Hessian, profile: Profile, value: &dyn Activation, n_samples: u64) -> Result<()> {
     let cols = hessian.cols();
-    let rows = value.shape().iter().product::<usize>() / cols.max(1);
-    let bytes = value.as_bytes().unwrap_or_default();
-    match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
-        (DType::BF16, Ok(x), _) if !bytes.is_empty() => {
-            hessian.accumulate::<bf16>(profile, matrix(x, rows, cols)?, n_samples)
-        }
-        (DType::F32, _, Ok(x)) if !bytes.is_empty() => {
-            hessian.accumulate::<f32>(profile, matrix(x, rows, cols)?, n_samples)
-        }
-        (dtype, ..) => {
-            values.resize(rows * cols, 0.0);
-            value.read_rows(0..rows, values)?;
-            if dtype == DType::BF16 {
-                let narrow: Vec<bf16> = values.iter().map(|it| bf16::from_f32(*it)).collect();
-                hessian.accumulate(profile, matrix(&narrow, rows, cols)?, n_samples)
-            } else {
-                hessian.accumulate(profile, matrix(values, rows, cols)?, n_samples)
-            }
-        }
-    }?;
+    Ok(match Dense::of(value)? {
+        Dense::Bf16(x) => hessian.accumulate(profile, matrix(&x, cols)?, n_samples),
+        Dense::F32(x) => hessian.accumulate(profile, matrix(&x, cols)?, n_samples),
+    }?)
+}
+
+/// Adds a value, as it is and as it was, to how far it has moved.
+fn add_moved(moved: &mut CrossMoments, profile: Profile, now: &dyn Activation, before: &dyn Activation) -> Result<()> {
+    match (Dense::of(now)?, Dense::of(before)?) {
+        (Dense::Bf16(x), Dense::Bf16(u)) => moved.accumulate(profile, &x, &u)?,
+        (Dense::F32(x), Dense::F32(u)) => moved.accumulate(profile, &x, &u)?,
+        _ => return Err(Error::failed("its input has another type than it had before anything was changed")),
+    }
     Ok(())
 }
 
-fn matrix<T>(data: &[T], rows: usize, cols: usize) -> crate::Result<Mat<'_, T>> {
-    Ok(Mat::new(data, rows, cols)?)
+fn matrix<T>(data: &[T], cols: usize) -> crate::Result<Mat<'_, T>> {
+    Ok(Mat::new(data, data.len() / cols.max(1), cols)?)
 }

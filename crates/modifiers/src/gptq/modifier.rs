@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     algorithm::{Consumer, Factored, Fallback, Hessian, Order, factorize, quantize},
     config::{GptqFields, ScaleSearch},
-    correction::{CrossMoments, correct},
+    correction::CrossMoments,
     inputs::{EXPERTS, Inputs},
     refine::{Objective, refine, search_scales},
 };
@@ -78,11 +78,8 @@ impl GptqModifier {
         begin: Instant,
         weights: &mut [Observed],
     ) -> Result<()> {
-        if let Some(correction) = moved.correction(self.profile, factored, hessian, self.config.input_correction)? {
-            for observed in weights.iter_mut() {
-                correct(self.profile, &correction, &mut observed.weight)?;
-            }
-        }
+        let mut corrected: Vec<&mut Vec<f32>> = weights.iter_mut().map(|it| &mut it.weight).collect();
+        moved.correct(self.profile, factored, hessian, self.config.input_correction, &mut corrected)?;
         let is_bettered = self.config.refine_rounds > 0 || self.config.scale_search == ScaleSearch::Moments;
         let objective =
             (is_bettered && factored.fallback.is_none()).then(|| Objective::new(hessian, factored.dampening_frac));
@@ -92,7 +89,7 @@ impl GptqModifier {
             for Observed { name, weight, qparams, .. } in weights.iter_mut() {
                 let target = &self.targets.modules()[name.as_str()];
                 if let (Some(args), Some(qparams)) = (&target.scheme.weights, qparams) {
-                    search_scales(&target.weight_spec(args), &costs, weight, qparams)?;
+                    search_scales(self.profile, &target.weight_spec(args), &costs, weight, qparams)?;
                 }
             }
         }
@@ -115,7 +112,8 @@ impl GptqModifier {
                 let target = &self.targets.modules()[name.as_str()];
                 if let (Some(args), Some(qparams)) = (&target.scheme.weights, qparams) {
                     let spec = target.weight_spec(args);
-                    errors[idx] = Some(refine(&spec, objective, rounds, &before[idx], weight, qparams)?);
+                    let refined = refine(self.profile, &spec, objective, rounds, &before[idx], weight, qparams)?;
+                    errors[idx] = Some(refined);
                 }
             }
         }

@@ -346,12 +346,13 @@ fn refining_lowers_the_error_and_stays_on_the_grid() {
         };
         let mut qparams = spec.minmax(&weight, None).unwrap();
         let (_, loss) = swept(&qparams);
-        search_scales(&spec, &objective.costs(), &weight, &mut qparams).unwrap();
+        search_scales(Profile::detect(), &spec, &objective.costs(), &weight, &mut qparams).unwrap();
         let (mut rounded, searched) = swept(&qparams);
         if args.num_bits == 4 {
             assert!(searched < loss, "{args:?}: {searched} of {loss}");
         }
-        let [before, after] = refine(&spec, &objective, 6, &weight, &mut rounded, &mut qparams).unwrap();
+        let [before, after] =
+            refine(Profile::detect(), &spec, &objective, 6, &weight, &mut rounded, &mut qparams).unwrap();
         // GPTQ counts half of what its errors cost, up to what rounding to bf16 adds.
         assert!((before / (2.0 * searched) - 1.0).abs() < 0.1, "{args:?}: {before} and {searched}");
         // Among 256 codes a channel is as good as rounded to bf16, which leaves little to gain.
@@ -374,7 +375,7 @@ fn weights_without_integer_codes_in_rows_are_not_refined() {
     let objective = Objective::new(&hessian, 0.01);
     let (mut rounded, mut qparams) = (weight.clone(), spec.minmax(&weight, None).unwrap());
     let before = qparams.clone();
-    search_scales(&spec, &objective.costs(), &weight, &mut qparams).unwrap();
-    assert_eq!(refine(&spec, &objective, 3, &weight, &mut rounded, &mut qparams).unwrap(), [0.0; 2]);
+    search_scales(Profile::detect(), &spec, &objective.costs(), &weight, &mut qparams).unwrap();
+    assert_eq!(refine(Profile::detect(), &spec, &objective, 3, &weight, &mut rounded, &mut qparams).unwrap(), [0.0; 2]);
     assert_eq!((rounded, qparams), (weight, before));
 }
