@@ -8,6 +8,7 @@ use std::hint::black_box;
 
 use kernels::activation::{self, Activation};
 use kernels::attention::{self, Attention, Mask};
+use kernels::descent::{self, Grid};
 use kernels::gemm::int8::{self, Scales};
 use kernels::gemm::{self, reference};
 use kernels::gptq_sweep::{self, Rounding, ScaleType, Sweep};
@@ -42,6 +43,7 @@ fn main() {
     bench.syrk::<bf16>();
     bench.cholesky();
     bench.sweep();
+    bench.descent();
     bench.attention::<f32>();
     bench.attention::<bf16>();
     bench.rows::<f32>();
@@ -256,6 +258,50 @@ impl Bench {
         }
     }
 
+    /// Moments of correlated inputs, and a weight that is rounded to nearest under the scales of its groups.
+    fn descent(&self) {
+        let (rows, cols, width, rounds) = (1024, 1024, 128, 8);
+        let inputs = numbers::<f32>(2 * cols * cols);
+        let mut moments = vec![0.0f32; cols * cols];
+        syrk::accumulate(self.profile, Mat::new(&inputs, 2 * cols, cols).unwrap(), &mut moments).unwrap();
+        for i in 0..cols {
+            (0..i).for_each(|j| moments[i * cols + j] = moments[j * cols + i]);
+            moments[i * cols + i] *= 1.01;
+        }
+        let (weight, groups) = (numbers::<f32>(rows * cols), rows * cols / width);
+        let largest = |it: &[f32]| it.iter().fold(0.0f32, |most, it| most.max(it.abs()));
+        let begin: Vec<f32> = weight.chunks(width).map(|it| round(largest(it) / 7.5)).collect();
+        let nearest = |(w, scale): (&f32, f32)| round((w / scale).round_ties_even().clamp(-8.0, 7.0) * scale);
+        let nearest: Vec<f32> = weight.iter().zip((0..).map(|i| begin[i / width])).map(nearest).collect();
+        let (scale_type, weight_type) = (ScaleType::Bf16, ScaleType::Bf16);
+        let grid = Grid { cols, width, bits: 4, scale_type, weight_type, zero_points: None };
+        let (mut rounded, mut scales) = (nearest.clone(), begin.clone());
+        self.line(
+            &format!("descent int4, {rounds} rounds ({rows}, {cols})"),
+            Work::Bytes((rows * cols * 4) as f64),
+            8.0 / rows as f64,
+            || {
+                rounded.copy_from_slice(&nearest);
+                scales.copy_from_slice(&begin);
+                descent::descend(self.profile, &grid, &moments, rounds, &weight, &mut rounded, &mut scales).unwrap();
+            },
+            || {
+                let (mut rounded, mut scales) = (nearest[..8 * cols].to_vec(), begin[..8 * cols / width].to_vec());
+                let weight = &weight[..8 * cols];
+                descent::reference::descend(self.profile, &grid, &moments, rounds, weight, &mut rounded, &mut scales);
+                black_box((rounded, scales));
+            },
+        );
+        let (costs, mut sums) = (vec![1.0; cols], vec![0.0; groups]);
+        self.line(
+            &format!("costs of rounding, int4 ({rows}, {cols})"),
+            Work::Bytes((rows * cols * 4) as f64),
+            1.0,
+            || descent::rounding_costs(self.profile, &grid, &costs, &weight, &begin, &mut sums).unwrap(),
+            || descent::reference::rounding_costs(&grid, &costs, &weight, &begin, black_box(&mut vec![0.0; groups])),
+        );
+    }
+
     fn attention<T: Element>(&self) {
         for (batch, tokens, heads, kv_heads, dim) in [(4, 512, 16, 4, 64), (1, 2048, 32, 8, 128)] {
             let plan = |tokens| Attention {
@@ -373,4 +419,9 @@ fn numbers<T: Element>(len: usize) -> Vec<T> {
         T::from_f32((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
     };
     (0..len).map(next).collect()
+}
+
+/// The nearest bf16.
+fn round(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
 }

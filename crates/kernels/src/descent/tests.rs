@@ -70,6 +70,7 @@ fn cases() -> Vec<Case> {
         Case::new(5, 70, 16, 4, [Bf16, Bf16], true),
         Case::new(33, 41, 41, 8, [Bf16, Bf16], false),
         Case::new(6, 40, 8, 8, [F16, F16], true),
+        Case::new(40, 64, 64, 8, [Bf16, Bf16], true),
         Case::new(3, 33, 20, 3, [F32, F32], false),
         Case::new(1, 130, 128, 2, [F32, Bf16], true),
         Case::new(2, 1, 1, 4, [Bf16, Bf16], false),
