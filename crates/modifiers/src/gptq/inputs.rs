@@ -214,3 +214,78 @@ fn add_moved(moved: &mut CrossMoments, profile: Profile, now: &dyn Activation, b
 fn matrix<T>(data: &[T], cols: usize) -> crate::Result<Mat<'_, T>> {
     Ok(Mat::new(data, data.len() / cols.max(1), cols)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::ops::Range;
+
+    use super::*;
+
+    const MODULE: &str = "layers.1.mlp.up_proj";
+    const SHAPE: [usize; 2] = [5, 3];
+
+    /// Values of a type that lie in memory, or are only read.
+    struct Held {
+        dtype: DType,
+        values: Vec<f32>,
+        bytes: Option<Vec<u8>>,
+    }
+
+    impl Held {
+        fn new(dtype: DType, values: &[f32], lies_in_memory: bool) -> Self {
+            let bytes = |it: &f32| match dtype {
+                DType::BF16 => bf16::from_f32(*it).to_le_bytes().to_vec(),
+                _ => it.to_le_bytes().to_vec(),
+            };
+            let bytes = lies_in_memory.then(|| values.iter().flat_map(bytes).collect());
+            Self { dtype, values: values.to_vec(), bytes }
+        }
+    }
+
+    impl Activation for Held {
+        fn dtype(&self) -> DType {
+            self.dtype
+        }
+
+        fn shape(&self) -> &[usize] {
+            &SHAPE
+        }
+
+        fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+            out.copy_from_slice(&self.values[rows.start * SHAPE[1]..rows.end * SHAPE[1]]);
+            Ok(())
+        }
+
+        fn as_bytes(&self) -> Option<&[u8]> {
+            self.bytes.as_deref()
+        }
+    }
+
+    #[test]
+    fn what_was_less_what_is_goes_into_the_moments_of_moved_inputs_in_every_type() {
+        // Sixteenths of small numbers, which bf16 holds.
+        let x: Vec<f32> = (0..15).map(|i| (i * 7 % 11) as f32 / 16.0 - 0.25).collect();
+        let u: Vec<f32> = x.iter().enumerate().map(|(i, it)| it + (i * 5 % 3) as f32 / 16.0).collect();
+        let profile = Profile::PORTABLE;
+        let mut want = CrossMoments::new(SHAPE[1]);
+        want.accumulate(profile, &x, &u).unwrap();
+        assert!(want != CrossMoments::new(SHAPE[1]));
+        for (dtype, lies_in_memory) in
+            [(DType::F32, true), (DType::F32, false), (DType::BF16, true), (DType::BF16, false)]
+        {
+            let [now, before] = [&x, &u].map(|it| Held::new(dtype, it, lies_in_memory));
+            let add = |module: &str, unchanged: &dyn Activation| {
+                let unchanged = Some(unchanged);
+                let mut inputs = Inputs::default();
+                let sample = Sample { batch_idx: 0, call_idx: 0, edge: Some(1), value: &now, unchanged, mask: None };
+                inputs.accumulate(profile, module, &sample).map(|()| inputs.take(0).1)
+            };
+            assert!(add(MODULE, &before).unwrap() == want, "{dtype:?} {lies_in_memory}");
+            // Experts are given other tokens where their router's input has moved.
+            assert!(add("layers.1.mlp.experts.0.up_proj", &before).unwrap() == CrossMoments::new(SHAPE[1]));
+            let other = Held::new(if dtype == DType::F32 { DType::BF16 } else { DType::F32 }, &u, lies_in_memory);
+            assert!(add(MODULE, &other).unwrap_err().to_string().contains("another type"));
+        }
+    }
+}
