@@ -21,21 +21,27 @@ pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// Sum of `x[i] * y[i]` in f64: lane i % 16 sums its products in order, then lanes fold in rising order.
+/// Sum of `term(x[i], y[i])` in f64: lane i % 16 sums its terms in order, then lanes fold in rising order.
 #[inline(always)]
-pub(crate) fn lane_dot(x: &[f32], y: &[f32]) -> f64 {
+pub(crate) fn lane_sum_of_pairs<T: Copy>(x: &[T], y: &[T], term: impl Fn(T, T) -> f64) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (x, rest_x) = x.as_chunks::<LANES>();
     let (y, rest_y) = y.as_chunks::<LANES>();
     for (x, y) in x.iter().zip(y) {
         for lane in 0..LANES {
-            lanes[lane] += f64::from(x[lane]) * f64::from(y[lane]);
+            lanes[lane] += term(x[lane], y[lane]);
         }
     }
     for (lane, (x, y)) in lanes.iter_mut().zip(rest_x.iter().zip(rest_y)) {
-        *lane += f64::from(*x) * f64::from(*y);
+        *lane += term(*x, *y);
     }
     lanes.iter().sum()
+}
+
+/// Sum of `x[i] * y[i]` in f64, as [`lane_sum_of_pairs`].
+#[inline(always)]
+pub(crate) fn lane_dot(x: &[f32], y: &[f32]) -> f64 {
+    lane_sum_of_pairs(x, y, |x, y| f64::from(x) * f64::from(y))
 }
 
 /// Largest element, minus infinity for an empty row; a NaN is passed over.

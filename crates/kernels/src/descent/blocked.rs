@@ -5,9 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Grid;
-use super::products::{add_product, add_scattered};
-use super::rounding::with_quantize;
-use crate::gptq_sweep::round_int;
+use super::products::{add_product, subtract_scattered};
+use crate::gptq_sweep::{round_int, with_quantize};
 use crate::rows::{Fused, fused_twins, lane_dot};
 use crate::{Mat, Profile};
 
@@ -40,7 +39,7 @@ pub(super) fn descend(
         errors.extend(weight.iter().zip(&*rounded).map(|(w, v)| w - v));
         pulls.clear();
         pulls.resize(weight.len(), 0.0);
-        add_product(profile, &errors, moments, &mut pulls, false);
+        add_product(profile, &errors, moments, &mut pulls);
         let blocks = weight.par_chunks(ROWS * cols).zip(rounded.par_chunks_mut(ROWS * cols));
         let blocks = blocks.zip(scales.par_chunks_mut(ROWS * groups).zip(pulls.par_chunks_mut(ROWS * cols)));
         let of_blocks = blocks.enumerate().map(|(idx, ((weight, values), (scales, pulls)))| {
@@ -90,7 +89,8 @@ fused_twins! {
 #[inline(always)]
 fn descend_of<const FUSED: bool>(fused: Fused<FUSED>, block: &mut Block<'_>, rounds: u32) {
     let grid = block.grid;
-    with_quantize!(grid, |quantize| {
+    let (lowest, highest) = grid.codes();
+    with_quantize!(|y| round_int(y, lowest, highest), grid.scale_type, block.zero_points.is_some(), |quantize| {
         block.descend(fused, rounds, |value, scale, zero| grid.weight_type.round(quantize(value, scale, zero)))
     })
 }
@@ -199,7 +199,7 @@ impl Block<'_> {
         let mut values = Vec::with_capacity(rows.len() * width);
         rows.iter().for_each(|row| values.extend_from_slice(&self.values[part(*row)]));
         let mut products = vec![0.0; values.len()];
-        add_product(self.profile, &values, within, &mut products, false);
+        add_product(self.profile, &values, within, &mut products);
         let (mut fitted, mut moved, mut steps) = (Vec::new(), Vec::new(), Vec::new());
         for ((&row, values), products) in rows.iter().zip(values.chunks(width)).zip(products.chunks(width)) {
             let (at, curve) = (row * groups + group, lane_dot(values, products));
@@ -217,7 +217,7 @@ impl Block<'_> {
 
         products.truncate(steps.len());
         products.fill(0.0);
-        add_product(self.profile, &steps, within, &mut products, false);
+        add_product(self.profile, &steps, within, &mut products);
         let (mut taken, mut away) = (Vec::new(), Vec::new());
         let of_fitted = steps.chunks(width).zip(products.chunks(width)).zip(moved.chunks(width));
         for ((row, scale), ((steps, products), moved)) in fitted.into_iter().zip(of_fitted) {
@@ -229,6 +229,6 @@ impl Block<'_> {
             }
         }
         let along = self.moments.sub(first, width, 0, cols);
-        add_scattered(self.profile, &away, along, self.pulls, &taken, true);
+        subtract_scattered(self.profile, &away, along, self.pulls, &taken);
     }
 }

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::Grid;
-use super::rounding::with_quantize;
 use crate::Profile;
+use crate::gptq_sweep::{round_int, with_quantize};
 use crate::rows::{lane_sum, twins};
 
 /// Rows of a task.
@@ -41,7 +41,10 @@ twins! {
 
 #[inline(always)]
 fn costs_of(block: &Block<'_>, sums: &mut [f32]) {
-    with_quantize!(block.grid, |quantize| block.costs(quantize, sums))
+    let (lowest, highest) = block.grid.codes();
+    with_quantize!(|y| round_int(y, lowest, highest), block.grid.scale_type, block.zero_points.is_some(), |quantize| {
+        block.costs(quantize, sums)
+    })
 }
 
 impl Block<'_> {

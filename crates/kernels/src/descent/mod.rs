@@ -4,7 +4,6 @@ mod blocked;
 mod costs;
 mod products;
 pub mod reference;
-mod rounding;
 
 use crate::error::{Error, ErrorKind, check_len};
 use crate::gptq_sweep::ScaleType;

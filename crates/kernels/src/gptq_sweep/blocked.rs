@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::rounding::{asymmetric, round_e2m1, round_e4m3, round_int, symmetric};
-use super::{Rounding, ScaleType, Sweep};
+use super::rounding::{round_e2m1, round_e4m3, round_int, with_quantize};
+use super::{Rounding, Sweep};
 use crate::gemm::driver::multiply_f32;
 use crate::gemm::tile::Write;
 use crate::gemm::update::{Region, Update};
@@ -115,21 +115,8 @@ fn columns_of<const FUSED: bool>(
     let plan = block.plan;
     macro_rules! with {
         ($round:expr) => {
-            match (plan.scale_type, plan.zero_points.is_some()) {
-                (ScaleType::F32, false) => with!($round, symmetric, |x| x),
-                (ScaleType::F32, true) => with!($round, asymmetric, |x| x),
-                (ScaleType::Bf16, false) => with!($round, symmetric, |x| ScaleType::Bf16.round(x)),
-                (ScaleType::Bf16, true) => with!($round, asymmetric, |x| ScaleType::Bf16.round(x)),
-                (ScaleType::F16, false) => with!($round, symmetric, |x| ScaleType::F16.round(x)),
-                (ScaleType::F16, true) => with!($round, asymmetric, |x| ScaleType::F16.round(x)),
-            }
-        };
-        ($round:expr, symmetric, $narrow:expr) => {
-            loop_over(fused, block, rows, lanes, errors, loss, |w, scale, _| symmetric($round, $narrow, w, scale))
-        };
-        ($round:expr, asymmetric, $narrow:expr) => {
-            loop_over(fused, block, rows, lanes, errors, loss, |w, scale, zero| {
-                asymmetric($round, $narrow, w, scale, zero)
+            with_quantize!($round, plan.scale_type, plan.zero_points.is_some(), |quantize| {
+                loop_over(fused, block, rows, lanes, errors, loss, quantize)
             })
         };
     }

@@ -5,7 +5,7 @@ pub mod reference;
 mod rounding;
 
 pub use rounding::{Rounding, ScaleType, quantize_dequantize};
-pub(crate) use rounding::{asymmetric, round_int, symmetric};
+pub(crate) use rounding::{asymmetric, round_int, symmetric, with_quantize};
 
 use crate::error::{Error, ErrorKind, check_len};
 use crate::{Profile, Result};

@@ -138,3 +138,29 @@ fn narrow_float(y: f32, lowest_exponent: u32, bits: u32) -> f32 {
     let exponent = if exponent < floor { floor } else { exponent };
     drop_bits(y, f32::from_bits(exponent + (bits << 23)) * 1.5)
 }
+
+/// Picks the loop of a scale's type and of its zero point, so that neither is asked for each number: `$call` with a function of a
+/// value, its scale and its zero point as `$quantize`.
+macro_rules! with_quantize {
+    ($round:expr, $scale_type:expr, $is_asymmetric:expr, |$quantize:ident| $call:expr) => {{
+        use $crate::gptq_sweep::{ScaleType, asymmetric, symmetric};
+        macro_rules! with {
+            ($narrow:expr) => {
+                if $is_asymmetric {
+                    let $quantize = |w: f32, scale: f32, zero: f32| asymmetric($round, $narrow, w, scale, zero);
+                    $call
+                } else {
+                    let $quantize = |w: f32, scale: f32, _: f32| symmetric($round, $narrow, w, scale);
+                    $call
+                }
+            };
+        }
+        match $scale_type {
+            ScaleType::F32 => with!(|x| x),
+            ScaleType::Bf16 => with!(|x| ScaleType::Bf16.round(x)),
+            ScaleType::F16 => with!(|x| ScaleType::F16.round(x)),
+        }
+    }};
+}
+
+pub(crate) use with_quantize;

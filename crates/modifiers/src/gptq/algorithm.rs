@@ -429,6 +429,15 @@ struct Prepared {
     rows_per_scale: usize,
 }
 
+/// The kernels' name of a type.
+pub(super) fn scale_type(float: Float) -> ScaleType {
+    match float {
+        Float::F32 => ScaleType::F32,
+        Float::BF16 => ScaleType::Bf16,
+        Float::F16 => ScaleType::F16,
+    }
+}
+
 fn prepare(consumer: &Consumer<'_>, order: &[u32]) -> Result<Prepared> {
     let &Consumer { args, float, qparams, rows, .. } = consumer;
     let tiles = WeightSpec { args, float, rows, cols: order.len() }.tiles()?;
@@ -443,11 +452,7 @@ fn prepare(consumer: &Consumer<'_>, order: &[u32]) -> Result<Prepared> {
         Code::E2M1 => Rounding::Fp4E2m1,
     };
     check_len("scales", qparams.scales.len(), &[tiles.count])?;
-    let scale_type = match qparams.global_scale.map_or(qparams.dtype, |_| Float::F32) {
-        Float::F32 => ScaleType::F32,
-        Float::BF16 => ScaleType::Bf16,
-        Float::F16 => ScaleType::F16,
-    };
+    let scale_type = scale_type(qparams.global_scale.map_or(qparams.dtype, |_| Float::F32));
     let scales = match qparams.global_scale {
         Some(global) => qparams.scales.iter().map(|it| it / global).collect(),
         None => qparams.scales.clone(),

@@ -75,14 +75,13 @@ impl CrossMoments {
         check_len("factor", U.len(), &[N, N])?;
         let unit = share * hessian.unit();
         let D: Vec<f32> = self.sum.par_iter().map(|it| unit * it).collect();
+        let times_inverse = |X| times_inverse(profile, X, U, &factored.order);
         // D H^-1 once for all weights, unless they have fewer rows than it.
         let rows: usize = weights.iter().map(|it| it.len() / N).sum();
-        let M = if rows < N { None } else { Some(times_inverse(profile, D.clone(), U, &factored.order)?) };
+        let (M, is_whole) = if rows < N { (D, false) } else { (times_inverse(D)?, true) };
         for W in weights {
-            let change = match &M {
-                Some(M) => product(profile, W, M, N)?,
-                None => times_inverse(profile, product(profile, W, &D, N)?, U, &factored.order)?,
-            };
+            let product = product(profile, W, &M, N)?;
+            let change = if is_whole { product } else { times_inverse(product)? };
             W.par_iter_mut().zip(&change).for_each(|(to, it)| *to += it);
         }
         Ok(())

@@ -10,10 +10,9 @@ use compressed_tensors::{
 use kernels::{
     Profile,
     descent::{self, Grid},
-    gptq_sweep::ScaleType,
 };
 
-use super::algorithm::Hessian;
+use super::algorithm::{Hessian, scale_type};
 use crate::{
     error::{Result, check_len},
     quantization::algorithm::WeightSpec,
@@ -61,14 +60,6 @@ fn grid<'a>(spec: &WeightSpec<'_>, dtype: Float, zero_points: Option<&'a [f32]>)
         weight_type: scale_type(spec.float),
         zero_points: zero_points.filter(|_| !arithmetic.symmetric),
     }))
-}
-
-fn scale_type(float: Float) -> ScaleType {
-    match float {
-        Float::F32 => ScaleType::F32,
-        Float::BF16 => ScaleType::Bf16,
-        Float::F16 => ScaleType::F16,
-    }
 }
 
 /// Replaces scales (and zero points) by those of the shrunk range of each group whose rounding costs least, where the error of
