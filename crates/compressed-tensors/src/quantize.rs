@@ -226,16 +226,14 @@ pub fn quantize_value(
         }
         Division::F32 => zero_point.map_or(value, |zero_point| value + zero_point),
     };
-    if value.is_nan() {
-        // One NaN for all, since the sign of a computed NaN differs between CPUs.
-        return f32::from_bits(0x7fc0_0000);
-    }
-    let value = clamp(value, code.low(), code.high());
-    match code {
-        Code::Int { .. } => round_integer(value),
-        Code::E4M3 => e4m3_to_f32(f32_to_e4m3(value)),
-        Code::E2M1 => e2m1_to_f32(f32_to_e2m1(value)),
-    }
+    let within = clamp(value, code.low(), code.high());
+    let quantized = match code {
+        Code::Int { .. } => round_integer(within),
+        Code::E4M3 => e4m3_to_f32(f32_to_e4m3(within)),
+        Code::E2M1 => e2m1_to_f32(f32_to_e2m1(within)),
+    };
+    // One NaN for all, since the sign of a computed NaN differs between CPUs; chosen last, so that loops become vectors.
+    if value.is_nan() { f32::from_bits(0x7fc0_0000) } else { quantized }
 }
 
 /// The value that a quantized value stands for, before it is cast to another type.

@@ -22,6 +22,7 @@ pub enum Code {
 
 impl Code {
     /// Smallest code as a value.
+    #[inline(always)]
     pub fn low(self) -> f32 {
         match self {
             Self::Int { bits } => -((1i32 << (bits - 1)) as f32),
@@ -31,6 +32,7 @@ impl Code {
     }
 
     /// Largest code as a value.
+    #[inline(always)]
     pub fn high(self) -> f32 {
         match self {
             Self::Int { bits } => ((1i32 << (bits - 1)) - 1) as f32,
