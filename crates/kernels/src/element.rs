@@ -35,6 +35,12 @@ pub(crate) mod sealed {
             driver::add_square(profile, x, c);
         }
 
+        /// As [`Sealed::add_square`], added up in f64: products of f32 one by one, sums of panels of what is narrower.
+        #[doc(hidden)]
+        fn add_square_wide(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f64>) {
+            driver::add_square_wide(profile, x, c);
+        }
+
         /// The slice itself where the type is f32.
         #[doc(hidden)]
         fn as_f32s(_: &[Self]) -> Option<&[f32]> {
@@ -55,6 +61,10 @@ pub(crate) mod sealed {
             driver::multiply_f32(profile, a, b, c, update);
         }
 
+        fn add_square_wide(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f64>) {
+            driver::add_square_f64(profile, x, c);
+        }
+
         fn as_f32s(slice: &[Self]) -> Option<&[f32]> {
             Some(slice)
         }
@@ -73,6 +83,10 @@ pub(crate) mod sealed {
 
         fn add_square(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f32>) {
             driver::add_square_bf16(profile, x, c);
+        }
+
+        fn add_square_wide(profile: Profile, x: Mat<'_, Self>, c: MatMut<'_, f64>) {
+            driver::add_square_wide_bf16(profile, x, c);
         }
     }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod awq;
+mod dense;
 mod error;
 #[cfg(test)]
 mod goldens;

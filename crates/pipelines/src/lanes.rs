@@ -51,11 +51,26 @@ impl Lanes {
     pub fn stream<I: Send, O: Send, F: Send, E: From<F>>(
         &self,
         n: usize,
+        begin: impl FnMut(usize) -> Result<I, E>,
+        run: impl Fn(I) -> Result<O, F> + Sync,
+        end: impl FnMut(usize, O) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.stream_behind(1, n, begin, run, end)
+    }
+
+    /// As [`Lanes::stream`], where so many windows run by themselves before the others: none where the weights are in memory.
+    ///
+    /// # Errors
+    /// As [`Lanes::stream`].
+    pub fn stream_behind<I: Send, O: Send, F: Send, E: From<F>>(
+        &self,
+        n_alone: usize,
+        n: usize,
         mut begin: impl FnMut(usize) -> Result<I, E>,
         run: impl Fn(I) -> Result<O, F> + Sync,
         mut end: impl FnMut(usize, O) -> Result<(), E>,
     ) -> Result<(), E> {
-        let n_alone = if self.0.is_empty() { n } else { n.min(1) };
+        let n_alone = if self.0.is_empty() { n } else { n.min(n_alone) };
         for idx in 0..n_alone {
             let item = begin(idx)?;
             end(idx, run(item)?)?;

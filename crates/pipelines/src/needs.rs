@@ -86,7 +86,8 @@ impl Sequential {
             let live = (2 * channels + 8 * hidden) * self.window.max(1) as u64;
             // What is heard of both streams is in memory together.
             let live = if declared.iter().any(|it| it.hears_unchanged) { 2 * live } else { live };
-            let kept = if waves.kind == WaveKind::Layers { kept * hidden * all_tokens } else { 0 };
+            // What a module is given, and what it gives, of all tokens.
+            let kept = if waves.kind == WaveKind::Layers { 2 * kept * hidden * all_tokens } else { 0 };
             let engine_bytes = width * (parameters + live * batch_tokens + kept);
             WaveNeeds::new(&self.model, wave, &declared, engine_bytes)
         };

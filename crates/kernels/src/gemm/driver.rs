@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 pub(crate) use int8::{multiply_bytes, multiply_words};
 use place::{At, Shared};
-pub(crate) use symmetric::{add_square, add_square_bf16, add_square_f64};
+pub(crate) use symmetric::{add_square, add_square_bf16, add_square_f64, add_square_wide, add_square_wide_bf16};
 
 use super::PANEL;
 use super::block_float::{self, Codes};

@@ -5,27 +5,31 @@ pub mod reference;
 use rayon::prelude::*;
 
 use crate::error::check_len;
-use crate::gemm::driver::{add_square_f64, multiply_f64};
+use crate::gemm::driver::multiply_f64;
 use crate::gemm::update::Update;
 use crate::rows::check_rows;
-use crate::{Mat, MatMut, Profile, Result};
+use crate::{Element, Mat, MatMut, Profile, Result};
 
 /// Rows of a change that are multiplied together, which bounds the memory of their products.
 const ROWS: usize = 512;
 /// Columns of these products: what lies below the diagonal of a block of this width is all that is multiplied in vain.
 const COLS: usize = 256;
 
+pub use crate::syrk::PANEL_TOKENS;
+
 /// H += x^T @ x, upper triangle only: x (T, N), h (N, N) row-major, of which elements below the diagonal are left alone.
 ///
-/// Each element adds its tokens one by one in rising order, fused (portable: rounded twice), so that calls which split the
-/// tokens anywhere give the same bits as one call.
-pub fn accumulate(profile: Profile, x: &[f32], cols: usize, h: &mut [f64]) -> Result<()> {
+/// Tokens of f32 are added one by one in rising order, fused (portable: rounded twice), so that calls which split them anywhere
+/// give the same bits as one call. Products of two bf16 or f16 are exact in f32: their sums over panels of at most
+/// [`PANEL_TOKENS`] tokens are f32, those of panels f64, and calls that split the tokens at multiples of it give the same bits.
+/// Beside its arguments a call takes at most 16 MiB, or what one panel of tokens takes as f32.
+pub fn accumulate<E: Element>(profile: Profile, x: &[E], cols: usize, h: &mut [f64]) -> Result<()> {
     check_rows("moments: x", x.len(), cols)?;
     check_len("moments: h", h.len(), &[cols, cols])?;
     if cols == 0 {
         return Ok(());
     }
-    add_square_f64(profile, Mat::new(x, x.len() / cols, cols)?, MatMut::new(h, cols, cols)?);
+    E::add_square_wide(profile, Mat::new(x, x.len() / cols, cols)?, MatMut::new(h, cols, cols)?);
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! Second moments in plain loops.
 
+use crate::Element;
+
 /// h += x^T @ x above and on the diagonal; x holds whole rows of `cols`, `h` holds cols * cols elements.
 #[expect(non_snake_case, reason = "shapes are capital letters in reference loops")]
-pub fn accumulate(x: &[f32], N: usize, h: &mut [f64]) {
+pub fn accumulate<E: Element>(x: &[E], N: usize, h: &mut [f64]) {
     for x in x.chunks_exact(N.max(1)) {
         for i in 0..N {
             for j in i..N {
-                h[i * N + j] += f64::from(x[i]) * f64::from(x[j]);
+                h[i * N + j] += f64::from(x[i].to_f32()) * f64::from(x[j].to_f32());
             }
         }
     }

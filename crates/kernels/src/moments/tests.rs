@@ -1,17 +1,21 @@
 //! Moments and changes against their references.
 
-use super::{ROWS, accumulate, energy, reference};
+use half::{bf16, f16};
+
+use super::{PANEL_TOKENS, ROWS, accumulate, energy, reference};
 use crate::gemm::PANEL;
 use crate::gemm::tests::numbers;
-use crate::{ErrorKind, Profile};
+use crate::{Element, ErrorKind, Profile};
 
 /// What sums in another order may differ by, relative to their terms.
 const RTOL: f64 = 1e-12;
+/// The same where sums of panels are f32, of at most [`PANEL`] additions.
+const F32_RTOL: f64 = 5e-6;
 
-fn close(want: &[f64], got: &[f64]) {
+fn close(rtol: f64, want: &[f64], got: &[f64]) {
     let largest = want.iter().fold(0.0f64, |largest, it| largest.max(it.abs()));
     for (want, got) in want.iter().zip(got) {
-        assert!((want - got).abs() <= RTOL * largest, "{got} for {want}");
+        assert!((want - got).abs() <= rtol * largest, "{got} for {want}");
     }
 }
 
@@ -23,13 +27,45 @@ fn moments_and_energies_are_those_of_the_reference_and_the_lower_triangle_is_lef
             let (mut want, mut got) = (vec![0.0; cols * cols], vec![0.0; cols * cols]);
             reference::accumulate(&x, cols, &mut want);
             accumulate(profile, &x, cols, &mut got).unwrap();
-            close(&want, &got);
+            close(RTOL, &want, &got);
             assert!((0..cols).all(|i| got[i * cols..i * cols + i].iter().all(|it| *it == 0.0)));
             let d: Vec<f64> = numbers::<f32>(rows * cols, 2).iter().map(|it| f64::from(*it)).collect();
             let (mut want_energy, mut got_energy) = (vec![0.0; rows], vec![7.0; rows]);
             reference::energy(&want, &d, &mut want_energy);
             energy(profile, &got, &d, &mut got_energy).unwrap();
-            close(&want_energy, &got_energy);
+            close(RTOL, &want_energy, &got_energy);
+        }
+    }
+}
+
+#[test]
+fn moments_of_narrow_tokens_are_f32_within_panels_and_f64_across_them() {
+    fn check<E: Element>(profile: Profile, tokens: usize, cols: usize) {
+        let x = numbers::<E>(tokens * cols, 4);
+        let (mut want, mut whole, mut parts) = (vec![0.0; cols * cols], vec![0.0; cols * cols], vec![0.0; cols * cols]);
+        reference::accumulate(&x, cols, &mut want);
+        accumulate(profile, &x, cols, &mut whole).unwrap();
+        close(F32_RTOL, &want, &whole);
+        assert!((0..cols).all(|i| whole[i * cols..i * cols + i].iter().all(|it| *it == 0.0)));
+        for n_threads in [1, 2, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            parts.fill(0.0);
+            for x in x.chunks(PANEL_TOKENS * cols) {
+                pool.install(|| accumulate(profile, x, cols, &mut parts)).unwrap();
+            }
+            assert_eq!(whole, parts, "{profile:?} {n_threads} threads");
+        }
+        // An f32 would lose what one token adds to many.
+        let (mut long, one) = (vec![1e9; cols * cols], &x[..cols]);
+        accumulate(profile, one, cols, &mut long).unwrap();
+        let mut added = vec![1e9; cols * cols];
+        reference::accumulate(one, cols, &mut added);
+        assert_eq!(long[0], added[0]);
+    }
+    for profile in Profile::available() {
+        for (tokens, cols) in [(1, 1), (5, 31), (2 * PANEL_TOKENS + 9, 290)] {
+            check::<bf16>(profile, tokens, cols);
+            check::<f16>(profile, tokens, cols);
         }
     }
 }

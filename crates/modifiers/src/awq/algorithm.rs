@@ -5,6 +5,7 @@ use compressed_tensors::{
     numbers::Float,
     scales::global_scale,
 };
+use kernels::Element;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -34,7 +35,7 @@ impl ActivationMean {
     ///
     /// # Errors
     /// Values that do not fill rows, a mask of another length.
-    pub fn observe(&mut self, tokens: &[f32], mask: Option<&[bool]>) -> Result<()> {
+    pub fn observe<E: Element>(&mut self, tokens: &[E], mask: Option<&[bool]>) -> Result<()> {
         let channels = self.sum.len();
         let n_tokens = tokens.len() / channels.max(1);
         check_len("an activation", tokens.len(), &[n_tokens, channels])?;
@@ -43,7 +44,7 @@ impl ActivationMean {
         }
         for (token, values) in tokens.chunks_exact(channels.max(1)).enumerate() {
             if mask.is_none_or(|it| it[token]) {
-                self.sum.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+                self.sum.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x.to_f32().abs()));
                 self.n_tokens += 1;
             }
         }

@@ -2,7 +2,10 @@
 
 use kernels::{Element, Profile, distance, moments};
 
-use crate::error::{Result, check_len};
+use crate::{
+    dense::Dense,
+    error::{Result, check_len},
+};
 
 /// Sum of squared differences of the outputs of one batch, and how many there are.
 ///
@@ -39,6 +42,24 @@ impl BatchLoss {
         Ok(Self { sum: E::from_f32(sum as f32).to_f32(), elements })
     }
 
+    /// Of two values of one type; else NaN.
+    ///
+    /// # Errors
+    /// As [`BatchLoss::of`].
+    pub(crate) fn of_values(
+        profile: Profile,
+        original: &Dense<'_>,
+        candidate: &Dense<'_>,
+        mask: Option<&[bool]>,
+    ) -> Result<Self> {
+        match (original, candidate) {
+            (Dense::Bf16(a), Dense::Bf16(b)) => Self::of(profile, a, b, mask),
+            (Dense::F16(a), Dense::F16(b)) => Self::of(profile, a, b, mask),
+            (Dense::F32(a), Dense::F32(b)) => Self::of(profile, a, b, mask),
+            _ => Ok(Self { sum: f32::NAN, elements: 0 }),
+        }
+    }
+
     /// Mean over all elements of batches, added up in f32 as the reference does; NaN without any.
     pub fn mean(batches: &[Self]) -> f64 {
         let total = batches.iter().fold(0.0f32, |total, it| total + it.sum);
@@ -63,11 +84,12 @@ impl Gram {
         Self { profile, cols, sum: vec![0.0; cols * cols], n_tokens: 0 }
     }
 
-    /// Adds tokens `(T, N)`; with a mask (T) only those that count. The sums have one order, however tokens are cut.
+    /// Adds tokens `(T, N)`; with a mask (T) only those that count. The bits of the sums do not depend on where tokens of f32 are
+    /// cut into calls; those of bf16 and f16 are cut at multiples of [`moments::PANEL_TOKENS`], or with the data.
     ///
     /// # Errors
     /// Values that do not fill rows, a mask of another length.
-    pub fn accumulate(&mut self, tokens: &[f32], mask: Option<&[bool]>) -> Result<()> {
+    pub fn accumulate<E: Element>(&mut self, tokens: &[E], mask: Option<&[bool]>) -> Result<()> {
         let cols = self.cols;
         let n_tokens = tokens.len() / cols.max(1);
         check_len("an activation", tokens.len(), &[n_tokens, cols])?;
@@ -77,7 +99,7 @@ impl Gram {
         };
         check_len("a loss mask", mask.len(), &[n_tokens])?;
         let counted = tokens.chunks_exact(cols.max(1)).zip(mask).filter(|it| *it.1);
-        let counted: Vec<f32> = counted.flat_map(|it| it.0).copied().collect();
+        let counted: Vec<E> = counted.flat_map(|it| it.0).copied().collect();
         self.n_tokens += (counted.len() / cols.max(1)) as u64;
         Ok(moments::accumulate(self.profile, &counted, cols, &mut self.sum)?)
     }

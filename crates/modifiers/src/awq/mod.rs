@@ -9,7 +9,6 @@ pub mod config;
 pub mod loss;
 pub mod mappings;
 mod modifier;
-mod outputs;
 pub mod search;
 
 pub use algorithm::{ActivationMean, Balance, Candidate, DuoScaling, candidate_scales, grid, weight_mean};

@@ -7,7 +7,7 @@ use compressed_tensors::{
     target::{NamedModule, lowest_common_ancestor},
 };
 use indexmap::IndexMap;
-use kernels::Profile;
+use kernels::{Element, Profile};
 use lifecycle::{
     Activation, Event, Fields, Modifier, ModuleStore, Result, Sample, Settings, State, Tap, TapPoint, Wave,
     error::Error,
@@ -19,11 +19,11 @@ use super::{
     config::AwqFields,
     loss::{BatchLoss, Gram},
     mappings::mappings_for,
-    outputs::Outputs,
     search::{Best, Judge, race, search},
 };
 use crate::{
-    error::ErrorKind,
+    dense::Dense,
+    error::{ErrorKind, check_len},
     observers::fused_modules,
     quantization::config::take_settings,
     smoothquant::{
@@ -43,6 +43,8 @@ pub struct AwqModifier {
     profile: Profile,
     mappings: Option<Vec<Place>>,
     seen: IndexMap<String, Seen>,
+    /// What parents gave in each batch, by their names.
+    outputs: IndexMap<String, Vec<(usize, Dense<'static>)>>,
     report: Vec<Value>,
 }
 
@@ -56,12 +58,27 @@ struct Place {
     tapped: String,
 }
 
+impl Place {
+    /// Whether the parent is run for every candidate: a single linear is its own parent, and second moments judge it.
+    fn is_rerun(&self) -> bool {
+        self.layers.balance.len() > 1
+    }
+}
+
 /// What came by at a tap.
 #[derive(Debug)]
 struct Seen {
     mean: ActivationMean,
     gram: Option<Gram>,
     batches: Vec<(usize, Option<Vec<bool>>)>,
+}
+
+impl Seen {
+    /// Takes tokens (T, C).
+    fn observe<E: Element>(&mut self, tokens: &[E], mask: Option<&[bool]>) -> crate::Result<()> {
+        self.mean.observe(tokens, mask)?;
+        self.gram.as_mut().map_or(Ok(()), |it| it.accumulate(tokens, mask))
+    }
 }
 
 impl AwqModifier {
@@ -76,8 +93,8 @@ impl AwqModifier {
         let mut own = fields.clone();
         let settings = take_settings(&mut own)?;
         let config = AwqFields::read(own.clone())?;
-        let (profile, seen) = (Profile::detect(), IndexMap::new());
-        Ok(Self { settings, fields: own, config, profile, mappings: None, seen, report: Vec::new() })
+        let (profile, seen, outputs) = (Profile::detect(), IndexMap::new(), IndexMap::new());
+        Ok(Self { settings, fields: own, config, profile, mappings: None, seen, outputs, report: Vec::new() })
     }
 
     /// The mappings in a model; those whose shapes do not fit (value projections with fewer heads than the output's) are
@@ -176,7 +193,9 @@ impl AwqModifier {
                 search(&self.config.grid, &x_mean, &w_mean, &balance, &mut |it| gram.loss(only.weight, &it[0]))?
             }
             _ => {
-                let run = Rerun { model: state.model()?, profile: self.profile, place, seen, names: &names };
+                let outputs = self.outputs.get(&place.parent).map_or(&[][..], Vec::as_slice);
+                check_len("outputs of a parent", outputs.len(), &[seen.batches.len()])?;
+                let run = Rerun { model: state.model()?, profile: self.profile, place, seen, outputs, names: &names };
                 run.judge(|loss| race(&self.config.grid, &x_mean, &w_mean, &balance, seen.batches.len(), loss))?
             }
         };
@@ -200,23 +219,23 @@ struct Rerun<'a> {
     profile: Profile,
     place: &'a Place,
     seen: &'a Seen,
+    /// What the parent gave before anything was changed.
+    outputs: &'a [(usize, Dense<'static>)],
     /// Names of the weights that change.
     names: &'a [String],
 }
 
 impl Rerun<'_> {
     fn judge(&self, search: impl FnOnce(Judge<'_>) -> crate::Result<Best>) -> Result<Best> {
-        let all = 0..self.seen.batches.len();
-        let original = self.each(all, &[], &|_, output| Outputs::of(output))?;
         // A fault of the model is kept aside, for the search knows only its own.
         let mut fault = None;
-        let (seen, profile) = (self.seen, self.profile);
+        let (seen, outputs, profile) = (self.seen, self.outputs, self.profile);
         let mut loss = |weights: &[Vec<f32>], range: Range<usize>| -> crate::Result<Vec<BatchLoss>> {
             let replaced: Vec<(&str, &[f32])> =
                 self.names.iter().zip(weights).map(|(name, it)| (name.as_str(), it.as_slice())).collect();
             let judge = |batch: usize, output: &dyn Activation| {
                 let mask = seen.batches[batch].1.as_deref();
-                Ok(original[batch].loss(profile, &Outputs::of(output)?, mask)?)
+                Ok(BatchLoss::of_values(profile, &outputs[batch].1, &Dense::of(output)?, mask)?)
             };
             self.each(range, &replaced, &judge).map_err(|error| {
                 fault = Some(error);
@@ -311,16 +330,18 @@ impl Modifier for AwqModifier {
     fn taps(&self, model: &dyn ModuleStore) -> Result<Vec<Tap>> {
         let mut taps: Vec<Tap> = Vec::new();
         for place in self.places(model)? {
-            let tap = Tap::new(place.tapped, TapPoint::Input);
-            if !taps.contains(&tap) {
-                taps.push(tap);
+            let output = place.is_rerun().then(|| Tap::new(place.parent, TapPoint::Output));
+            for tap in std::iter::once(Tap::new(place.tapped, TapPoint::Input)).chain(output) {
+                if !taps.contains(&tap) {
+                    taps.push(tap);
+                }
             }
         }
         Ok(taps)
     }
 
     fn reruns(&self, model: &dyn ModuleStore) -> Result<Vec<String>> {
-        let places = self.places(model)?.into_iter().filter(|it| it.layers.balance.len() > 1);
+        let places = self.places(model)?.into_iter().filter(Place::is_rerun);
         Ok(places.map(|it| it.parent).collect())
     }
 
@@ -353,8 +374,15 @@ impl Modifier for AwqModifier {
         if elements == 0 {
             return Ok(());
         }
-        let mut values = vec![0.0; elements];
-        sample.value.read_rows(0..elements / channels, &mut values)?;
+        if tap.point == TapPoint::Output {
+            let outputs = self.outputs.entry(tap.module.clone()).or_default();
+            // As of its inputs, the last call of a batch counts.
+            if outputs.last().is_some_and(|it| it.0 == sample.batch_idx) {
+                outputs.pop();
+            }
+            outputs.push((sample.batch_idx, Dense::of(sample.value)?.into_owned()));
+            return Ok(());
+        }
         let places = self.mappings.iter().flatten();
         let is_linear = places.filter(|it| it.tapped == tap.module).any(|it| it.parent == tap.module);
         let seen = self.seen.entry(tap.module.clone()).or_insert_with(|| Seen {
@@ -362,10 +390,12 @@ impl Modifier for AwqModifier {
             gram: is_linear.then(|| Gram::new(self.profile, channels)),
             batches: Vec::new(),
         });
-        seen.mean.observe(&values, sample.mask).map_err(|e| e.at(&tap.module))?;
-        if let Some(gram) = &mut seen.gram {
-            gram.accumulate(&values, sample.mask).map_err(|e| e.at(&tap.module))?;
+        match Dense::of(sample.value)? {
+            Dense::F32(x) => seen.observe(&x, sample.mask),
+            Dense::Bf16(x) => seen.observe(&x, sample.mask),
+            Dense::F16(x) => seen.observe(&x, sample.mask),
         }
+        .map_err(|e| e.at(&tap.module))?;
         if seen.batches.last().is_none_or(|it| it.0 != sample.batch_idx) {
             seen.batches.push((sample.batch_idx, sample.mask.map(<[bool]>::to_vec)));
         }
@@ -384,6 +414,9 @@ impl Modifier for AwqModifier {
                 let at = |error: Error| error.at(lifecycle::Place::Module(place.layers.smooth.clone()));
                 self.smooth(state, place, seen).map_err(at)?;
             }
+        }
+        for place in &wave {
+            self.outputs.shift_remove(&place.parent);
         }
         Ok(())
     }

@@ -9,10 +9,11 @@ use super::{
 use crate::error::{ErrorKind, Result, check_len};
 
 /// Batches that [`race`] judges all candidates on; after each round it has judged the remaining ones on twice as many.
-pub const FIRST_ROUND: usize = 8;
+pub const FIRST_ROUND: usize = 4;
 
-/// Standard errors by which a candidate must lose to the best one, over the batches so far, to be given up.
-pub const CERTAIN: f64 = 4.0;
+/// Standard errors by which a candidate must lose to the best one to be given up, by the number of batches that both were judged
+/// on: Student's t that one difference in two hundred exceeds by chance.
+const CERTAIN: [(usize, f64); 5] = [(4, 5.84), (8, 3.50), (16, 2.95), (32, 2.74), (usize::MAX, 2.66)];
 
 /// What a search found.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,8 +62,8 @@ pub type Judge<'a> = &'a mut dyn FnMut(&[Vec<f32>], Range<usize>) -> Result<Vec<
 ///
 /// `loss` says it of each of the given batches. The candidates are judged on the first [`FIRST_ROUND`] batches, then on as many
 /// more as they have been judged on. After each round those are given up whose loss exceeds that of the best one, batch for
-/// batch, by more than [`CERTAIN`] standard errors of the mean difference. What is left at the end was judged on all batches,
-/// unless one alone was left before.
+/// batch, by more standard errors of the mean difference than chance explains. What is left at the end was judged on all
+/// batches, unless one alone was left before.
 ///
 /// # Errors
 /// As [`search`].
@@ -111,8 +112,9 @@ fn first_least(losses: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
 /// Whether a candidate is worse than the best one for certain; one without a finite loss is.
 fn loses(candidate: &[BatchLoss], best: &[BatchLoss]) -> bool {
     let differences: Vec<f64> = candidate.iter().zip(best).map(|(a, b)| f64::from(a.sum) - f64::from(b.sum)).collect();
+    let certain = CERTAIN.iter().find(|it| differences.len() <= it.0).map_or(f64::INFINITY, |it| it.1);
     let n = differences.len() as f64;
     let mean = differences.iter().sum::<f64>() / n;
     let variance = differences.iter().map(|it| (it - mean) * (it - mean)).sum::<f64>() / (n - 1.0);
-    !mean.is_finite() || mean > CERTAIN * (variance / n).sqrt()
+    !mean.is_finite() || mean > certain * (variance / n).sqrt()
 }

@@ -1,15 +1,13 @@
 //! Second moments of inputs: one of each distinct input, whatever number of modules are given it.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use compressed_tensors::DType;
-use half::bf16;
 use indexmap::IndexMap;
 use kernels::{Mat, Profile};
 use lifecycle::{Activation, Result, Sample, Tap, error::Error};
 
 use super::{algorithm::Hessian, correction::CrossMoments};
-use crate::smoothquant::mappings::parent;
+use crate::{dense::Dense, smoothquant::mappings::parent};
 
 /// Part of the names of experts' linears.
 pub(super) const EXPERTS: &str = ".experts.";
@@ -167,36 +165,12 @@ impl Inputs {
     }
 }
 
-/// A value (..., N) in the type that its moments are taken of: bf16 as it is, all else as f32; where it lies if it can be.
-enum Dense<'a> {
-    Bf16(Cow<'a, [bf16]>),
-    F32(Cow<'a, [f32]>),
-}
-
-impl<'a> Dense<'a> {
-    fn of(value: &'a dyn Activation) -> Result<Self> {
-        let bytes = value.as_bytes().unwrap_or_default();
-        match (value.dtype(), bytemuck::try_cast_slice(bytes), bytemuck::try_cast_slice(bytes)) {
-            (DType::BF16, Ok(x), _) if !bytes.is_empty() => return Ok(Self::Bf16(x.into())),
-            (DType::F32, _, Ok(x)) if !bytes.is_empty() => return Ok(Self::F32(x.into())),
-            _ => {}
-        }
-        let shape = value.shape();
-        let elements: usize = shape.iter().product();
-        let mut x = vec![0.0; elements];
-        value.read_rows(0..elements / shape.last().copied().unwrap_or(1).max(1), &mut x)?;
-        Ok(match value.dtype() {
-            DType::BF16 => Self::Bf16(x.into_iter().map(bf16::from_f32).collect()),
-            _ => Self::F32(x.into()),
-        })
-    }
-}
-
 /// Adds a value to second moments.
 fn add(hessian: &mut Hessian, profile: Profile, value: &dyn Activation, n_samples: u64) -> Result<()> {
     let cols = hessian.cols();
     Ok(match Dense::of(value)? {
         Dense::Bf16(x) => hessian.accumulate(profile, matrix(&x, cols)?, n_samples),
+        Dense::F16(x) => hessian.accumulate(profile, matrix(&x, cols)?, n_samples),
         Dense::F32(x) => hessian.accumulate(profile, matrix(&x, cols)?, n_samples),
     }?)
 }
@@ -205,6 +179,7 @@ fn add(hessian: &mut Hessian, profile: Profile, value: &dyn Activation, n_sample
 fn add_moved(moved: &mut CrossMoments, profile: Profile, now: &dyn Activation, before: &dyn Activation) -> Result<()> {
     match (Dense::of(now)?, Dense::of(before)?) {
         (Dense::Bf16(x), Dense::Bf16(u)) => moved.accumulate(profile, &x, &u)?,
+        (Dense::F16(x), Dense::F16(u)) => moved.accumulate(profile, &x, &u)?,
         (Dense::F32(x), Dense::F32(u)) => moved.accumulate(profile, &x, &u)?,
         _ => return Err(Error::failed("its input has another type than it had before anything was changed")),
     }
@@ -219,6 +194,9 @@ fn matrix<T>(data: &[T], cols: usize) -> crate::Result<Mat<'_, T>> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::ops::Range;
+
+    use compressed_tensors::DType;
+    use half::bf16;
 
     use super::*;
 

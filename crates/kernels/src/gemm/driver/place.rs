@@ -68,3 +68,27 @@ impl<C: Sum> Shared<C> {
         }
     }
 }
+
+impl Shared<f64> {
+    /// Computes a tile of f32 sums, and adds what is wanted of it.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Shared::tile`].
+    pub(super) unsafe fn add_tile<T>(self, tile: Tile<T, f32>, at: At<'_, T>, region: Region) {
+        let (width, stride) = (tile.width, self.0.stride);
+        let ((row, n_rows), (col, n_cols)) = (at.rows, at.cols);
+        let mut patch = [0.0f32; MAX_TILE];
+        let sums = Shared(Lines::new(patch.as_mut_ptr(), width));
+        // SAFETY: the patch holds the largest tile of every kernel; the caller states that the processor has the instructions.
+        unsafe { sums.tile(tile, At { rows: (0, n_rows), cols: (0, n_cols), ..at }, Region::All, Write::Store) };
+        for i in 0..n_rows {
+            let wanted = region.columns(row + i, (col, n_cols));
+            let start = self.0.start.wrapping_add((row + i) * stride + col + wanted.start);
+            // SAFETY: the caller states that what is wanted lies within the result and that this task alone has it; the slices of
+            // two lines do not live at the same time.
+            let line = unsafe { std::slice::from_raw_parts_mut(start, wanted.len()) };
+            line.iter_mut().zip(&patch[i * width..][wanted]).for_each(|(to, sum)| *to += f64::from(*sum));
+        }
+    }
+}

@@ -16,32 +16,63 @@ const MOST_BYTES: usize = 16 << 20;
 
 /// Adds x^T @ x to elements of `c` on the diagonal and above; operands that become f32.
 pub(crate) fn add_square<S: Pack<f32> + Send + Sync>(profile: Profile, x: Mat<'_, S>, c: MatMut<'_, f32>) {
-    add(profile, f32_tile(profile), PANEL, x, c, Write::Add);
+    add(profile, f32_tile(profile), PANEL, x, c, add_tile);
 }
 
 /// As [`add_square`], in f64: each element adds its products one by one.
 pub(crate) fn add_square_f64(profile: Profile, x: Mat<'_, f32>, c: MatMut<'_, f64>) {
-    add(profile, f64_tile(profile), PANEL, x, c, Write::Continue);
+    add(profile, f64_tile(profile), PANEL, x, c, continue_tile);
+}
+
+/// As [`add_square`], where f32 sums of panels are added to f64; operands that become f32.
+pub(crate) fn add_square_wide<S: Pack<f32> + Send + Sync>(profile: Profile, x: Mat<'_, S>, c: MatMut<'_, f64>) {
+    add(profile, f32_tile(profile), PANEL, x, c, widen_tile);
+}
+
+/// As [`add_square_wide`], of bf16.
+pub(crate) fn add_square_wide_bf16(profile: Profile, x: Mat<'_, bf16>, c: MatMut<'_, f64>) {
+    match pair_tile(profile) {
+        Some(tile) => add::<bf16, Pair, f32, f64>(profile, tile, 2 * PANEL, x, c, widen_tile),
+        None => add_square_wide(profile, x, c),
+    }
 }
 
 /// As [`add_square`], of bf16.
 pub(crate) fn add_square_bf16(profile: Profile, x: Mat<'_, bf16>, c: MatMut<'_, f32>) {
     if let Some(tile) = pair_tile(profile) {
-        add::<bf16, Pair, f32>(profile, tile, 2 * PANEL, x, c, Write::Add);
+        add::<bf16, Pair, f32, f32>(profile, tile, 2 * PANEL, x, c, add_tile);
     } else if let Some(tile) = block_float::tile(profile) {
-        add(profile, tile, block_float::RUN, x, c, Write::Add);
+        add(profile, tile, block_float::RUN, x, c, add_tile);
     } else {
         add_square(profile, x, c);
     }
 }
 
-fn add<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
+/// What becomes of a tile with sums of type C in a result of type D; as unsafe as [`Shared::tile`].
+type Place<T, C, D> = unsafe fn(Shared<D>, Tile<T, C>, At<'_, T>);
+
+unsafe fn add_tile<T, C: Sum>(c: Shared<C>, tile: Tile<T, C>, at: At<'_, T>) {
+    // SAFETY: as the caller states.
+    unsafe { c.tile(tile, at, Region::Upper, Write::Add) }
+}
+
+unsafe fn continue_tile<T, C: Sum>(c: Shared<C>, tile: Tile<T, C>, at: At<'_, T>) {
+    // SAFETY: as the caller states.
+    unsafe { c.tile(tile, at, Region::Upper, Write::Continue) }
+}
+
+unsafe fn widen_tile<T>(c: Shared<f64>, tile: Tile<T, f32>, at: At<'_, T>) {
+    // SAFETY: as the caller states.
+    unsafe { c.add_tile(tile, at, Region::Upper) }
+}
+
+fn add<S: Pack<T> + Send + Sync, T: Operand, C: Sum, D: Sum>(
     profile: Profile,
     tile: Tile<T, C>,
     panel: usize,
     x: Mat<'_, S>,
-    mut c: MatMut<'_, C>,
-    write: Write,
+    mut c: MatMut<'_, D>,
+    place: Place<T, C, D>,
 ) {
     let (depth, cols, width) = (x.rows(), x.cols(), tile.width);
     if depth == 0 || cols == 0 {
@@ -67,7 +98,7 @@ fn add<S: Pack<T> + Send + Sync, T: Operand, C: Sum>(
             S::pack(profile, Strip::of_rows(x.transposed(), (idx * width, lanes), k), width, to);
         };
         each(is_serial, PACKED_TOGETHER, laid_out.chunks_exact_mut(steps * width).enumerate(), pack);
-        let square = Square { tile, panel_steps: S::steps(panel), steps, cols, panels: laid_out, write };
+        let square = Square { tile, panel_steps: S::steps(panel), steps, cols, panels: laid_out, place };
         each(is_serial, 1, tasks.iter().cloned(), |(rows, cols)| square.run(rows, cols, shared));
     }
     laid_out.recycle();
@@ -83,7 +114,7 @@ fn tasks(n_panels: usize, n_rows: usize) -> impl Iterator<Item = (Range<usize>, 
 }
 
 /// A stretch of k of all columns.
-struct Square<'a, T, C> {
+struct Square<'a, T, C, D> {
     tile: Tile<T, C>,
     /// Steps whose sums start anew.
     panel_steps: usize,
@@ -91,12 +122,12 @@ struct Square<'a, T, C> {
     steps: usize,
     cols: usize,
     panels: &'a [T],
-    write: Write,
+    place: Place<T, C, D>,
 }
 
-impl<T: Operand, C: Sum> Square<'_, T, C> {
+impl<T: Operand, C: Sum, D: Sum> Square<'_, T, C, D> {
     /// The tiles of some panels of rows and of columns, which stay in the second cache over the panels of k.
-    fn run(&self, rows: Range<usize>, cols: Range<usize>, c: Shared<C>) {
+    fn run(&self, rows: Range<usize>, cols: Range<usize>, c: Shared<D>) {
         let (width, len) = (self.tile.width, self.steps * self.tile.width);
         for start in (0..self.steps).step_by(self.panel_steps) {
             let steps = self.panel_steps.min(self.steps - start);
@@ -113,7 +144,7 @@ impl<T: Operand, C: Sum> Square<'_, T, C> {
                             cols: (col * width, lanes(col)),
                         };
                         // SAFETY: panels lie within the square result, and no other task has this one's.
-                        unsafe { c.tile(self.tile, at, Region::Upper, self.write) };
+                        unsafe { (self.place)(c, self.tile, at) };
                     }
                 }
             }
