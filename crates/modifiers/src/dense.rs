@@ -43,7 +43,11 @@ fn values<E: Element + bytemuck::Pod>(value: &dyn Activation) -> Result<Cow<'_, 
     }
 }
 
-fn read(value: &dyn Activation) -> Result<Vec<f32>> {
+/// A value (..., N) as f32.
+///
+/// # Errors
+/// A read that fails.
+pub(crate) fn read(value: &dyn Activation) -> Result<Vec<f32>> {
     let shape = value.shape();
     let mut values = vec![0.0; shape.iter().product()];
     value.read_rows(0..values.len() / shape.last().copied().unwrap_or(1).max(1), &mut values)?;

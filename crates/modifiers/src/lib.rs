@@ -7,6 +7,7 @@ mod error;
 #[cfg(test)]
 mod goldens;
 pub mod gptq;
+pub mod norm_gain;
 pub mod observers;
 pub mod quantization;
 pub mod registry;

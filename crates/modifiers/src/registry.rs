@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     awq::{self, AwqFields, AwqModifier},
     gptq::{self, GptqFields, GptqModifier},
+    norm_gain::{self, NormGainModifier},
     quantization::{
         QuantizationFields, QuantizationModifier,
         config::{BASE_FIELDS, FIELDS as SCHEME_FIELDS, take_settings},
@@ -83,6 +84,14 @@ pub const MODIFIERS: &[ModifierSpec] = &[
         fields: &smoothquant::config::FIELDS,
         check: |fields| Ok(SmoothQuantModifier::log_equalization(fields).map(drop)?),
         build: |fields| Ok(Box::new(SmoothQuantModifier::log_equalization(fields)?)),
+    },
+    ModifierSpec {
+        name: NormGainModifier::NAME,
+        doc: "Not in llm-compressor. Gives the norm before the output head the gain that it had in the dense model.",
+        role: Role::Transform,
+        fields: &norm_gain::modifier::FIELDS,
+        check: |fields| Ok(NormGainModifier::new(fields).map(drop)?),
+        build: |fields| Ok(Box::new(NormGainModifier::new(fields)?)),
     },
 ];
 

@@ -257,6 +257,30 @@ fn experts_of_every_architecture_are_calibrated() {
 }
 
 #[test]
+fn the_last_norm_of_every_architecture_gets_its_gain_back() {
+    for model in models().iter().filter(|it| *it != TRANSPOSED) {
+        let scene = Scene::new(model);
+        let mut modifiers = int4("GPTQModifier", &[]);
+        modifiers["GPTQModifier"]["input_correction"] = json!(0.5);
+        modifiers["NormGainModifier"] = json!({});
+        let out = scene.out("out");
+        scene.oneshot(&scene.source, &out, &modifiers, "").expect(0);
+        assert_eq!(verify(&out, &scene.source)["faults"], json!([]), "{model}");
+        let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        let said = report["said"].as_array().unwrap();
+        let gain = said.iter().find(|it| it["modifier"] == "NormGainModifier").map(|it| &it["data"][0]);
+        let Some(gain) = gain else {
+            assert_eq!(model, "olmo", "its norms have no weights");
+            continue;
+        };
+        assert!(gain["share"].as_f64().is_some_and(|it| (0.9..1.0).contains(&it)), "{model}: {gain}");
+        let weight = format!("{}.weight", gain["norm"].as_str().unwrap());
+        let [before, after] = [&scene.source, &out].map(|it| read_tensors(it).remove(&weight).unwrap());
+        assert!(before.2 != after.2 && before.1 == after.1, "{model}: {weight}");
+    }
+}
+
+#[test]
 fn an_expert_that_a_recipe_ignores_leaves_its_stack_as_it_was() {
     for model in MOVED {
         let scene = Scene::new(model);

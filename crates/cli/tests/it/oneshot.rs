@@ -654,8 +654,10 @@ fn an_embedding_that_is_the_head_too_is_refused_without_calibration() {
 
 #[test]
 fn a_scheme_alone_is_a_recipe_that_gives_the_same_bytes_again() {
-    let cases =
-        [("W8A8", &MODELS[0], &["SmoothQuantModifier", "GPTQModifier"][..]), ("W4A16", &MODELS[2], &["GPTQModifier"])];
+    let cases = [
+        ("W8A8", &MODELS[0], &["SmoothQuantModifier", "GPTQModifier"][..]),
+        ("W4A16", &MODELS[2], &["GPTQModifier", "NormGainModifier"]),
+    ];
     for (scheme, model, modifiers) in cases {
         let cell = Cell::new(model, &RECIPES[0], PARTITIONS[0]);
         let (first, again) = (cell.out("first"), cell.out("again"));

@@ -197,7 +197,7 @@ fn the_documentation_has_the_fields_that_the_command_prints() {
     let page = repository_file("docs/recipes.md");
     let printed = run(&["recipe", "fields"]).expect(0).out;
     assert!(page.contains(&printed), "docs/recipes.md is stale: write the output of `recipe fields` there");
-    for name in ["QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier"] {
+    for name in ["QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier", "NormGainModifier"] {
         assert!(printed.contains(&format!("### {name}\n")), "{name}");
     }
 }

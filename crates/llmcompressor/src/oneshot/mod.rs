@@ -269,7 +269,7 @@ fn recipe(options: &OneshotOptions, model: &Model, progress: &dyn Progress) -> R
             if !has_data && gains_by_data(name) {
                 progress.warn("without --data weights are rounded to nearest, with it GPTQ would lose less");
             }
-            RecipeInput::Text(best_recipe(name, model.tree().class(model.tree().root()), has_data))
+            RecipeInput::Text(best_recipe(name, model.tree().class(model.tree().root()), has_data, options.partition))
         }
     })
 }

@@ -160,7 +160,7 @@ pub fn apply(model: &mut dyn ModuleStore, mapping: &Resolved, scales: &[f64]) ->
 }
 
 /// How a module with this weight multiplies; none where the weight is a matrix.
-fn norm_of(model: &dyn ModuleStore, name: &str, weight: &Parameter) -> Result<Option<Norm>> {
+pub(crate) fn norm_of(model: &dyn ModuleStore, name: &str, weight: &Parameter) -> Result<Option<Norm>> {
     let classes = &model.module(name)?.classes;
     let has_offset = classes.iter().any(|it| OFFSET_NORM_CLASSES.contains(&it.as_str()));
     let norm = Norm { offset: if has_offset { 1.0 } else { 0.0 }, float: weight.float };
