@@ -90,7 +90,11 @@ pub const MODIFIERS: &[ModifierSpec] = &[
         doc: "Not in llm-compressor. Gives the norm before the output head the gain that it had in the dense model.",
         role: Role::Transform,
         fields: &norm_gain::modifier::FIELDS,
-        check: |fields| Ok(NormGainModifier::new(fields).map(drop)?),
+        check: |fields| {
+            NormGainModifier::new(fields)?;
+            fields.insert("requires_calibration_data".to_owned(), Value::Bool(true));
+            Ok(())
+        },
         build: |fields| Ok(Box::new(NormGainModifier::new(fields)?)),
     },
 ];
