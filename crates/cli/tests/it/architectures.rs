@@ -257,6 +257,30 @@ fn experts_of_every_architecture_are_calibrated() {
 }
 
 #[test]
+fn candidates_are_compared_with_what_the_same_batch_gave_before() {
+    let scene = Scene::new("llama");
+    let losses = |bits: u32| -> Vec<f64> {
+        let mut modifiers = json!({"AWQModifier": {"n_grid": 4}});
+        let mut quantizer = int4("QuantizationModifier", &[]);
+        quantizer["QuantizationModifier"]["config_groups"]["group_0"]["weights"]["num_bits"] = json!(bits);
+        modifiers["QuantizationModifier"] = quantizer["QuantizationModifier"].take();
+        let out = scene.out(&bits.to_string());
+        scene.oneshot(&scene.source, &out, &modifiers, "").expect(0);
+        let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        let said = report["said"].as_array().unwrap().iter().filter(|it| it["modifier"] == "AWQModifier");
+        let mappings = said.flat_map(|it| it["data"].as_array().unwrap());
+        let rerun = mappings.filter(|it| it["balance"].as_array().unwrap().len() > 1);
+        rerun.map(|it| it["loss"].as_f64().unwrap()).collect()
+    };
+    let (fine, coarse) = (losses(8), losses(3));
+    // Steps are 32 times as wide, errors some thousand times as large; outputs of another batch would be as far off by both.
+    assert!(
+        fine.len() >= 4 && fine.iter().zip(&coarse).all(|(fine, coarse)| fine * 100.0 < *coarse),
+        "{fine:?} {coarse:?}"
+    );
+}
+
+#[test]
 fn the_last_norm_of_every_architecture_gets_its_gain_back() {
     for model in models().iter().filter(|it| *it != TRANSPOSED) {
         let scene = Scene::new(model);
