@@ -9,7 +9,8 @@
 //! calls, or on cache sizes.
 //! Work is spread over the rayon pool that is current where the function is called.
 //! Multiply-accumulate kernels ([`gemm`], [`syrk`], [`moments`], [`cholesky`], [`gptq_sweep`],
-//! [`descent`], [`attention`]) fuse the multiplication with the addition under every profile but the portable one; the AVX2 and AVX-512 profiles give the same bits.
+//! [`descent`], [`attention`]) fuse the multiplication with the addition under every profile but the portable one; the AVX2
+//! and AVX-512 profiles give the same bits.
 //! All other kernels give the same bits under every profile.
 
 pub mod activation;

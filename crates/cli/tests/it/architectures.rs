@@ -305,6 +305,32 @@ fn the_last_norm_of_every_architecture_gets_its_gain_back() {
 }
 
 #[test]
+fn a_head_that_is_swept_behind_the_last_norm_is_told_of_its_gain() {
+    let scene = Scene::new("llama");
+    let sweep = int4("GPTQModifier", &[])["GPTQModifier"].clone();
+    let mut sweep = sweep.as_object().unwrap().clone();
+    sweep["ignore"] = json!([]);
+    let report = |out: &str, names: [&str; 2]| -> Value {
+        let field = |name: &str| if name == "GPTQModifier" { json!(sweep) } else { json!({}) };
+        let modifiers: serde_json::Map<String, Value> = names.iter().map(|it| ((*it).to_owned(), field(it))).collect();
+        let out = scene.out(out);
+        scene.oneshot(&scene.source, &out, &Value::Object(modifiers), "").expect(0);
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
+    };
+    let told = report("told", ["NormGainModifier", "GPTQModifier"]);
+    let before = report("before", ["GPTQModifier", "NormGainModifier"]);
+    let loss = |report: &Value| {
+        let head = report["modules"].as_array().unwrap().iter().find(|it| it["module"] == "lm_head").unwrap();
+        head["loss"].as_f64().unwrap()
+    };
+    let said = told["said"].as_array().unwrap().iter().find(|it| it["modifier"] == "NormGainModifier").unwrap();
+    let share = said["data"][0]["share"].as_f64().unwrap();
+    // Inputs that are larger by a factor make errors larger by its square; weights are nearly the same.
+    let ratio = loss(&told) / loss(&before) * share * share;
+    assert!(share < 0.998 && (ratio - 1.0).abs() < 0.001, "{share} {ratio}");
+}
+
+#[test]
 fn an_expert_that_a_recipe_ignores_leaves_its_stack_as_it_was() {
     for model in MOVED {
         let scene = Scene::new(model);

@@ -10,12 +10,12 @@ use crate::gemm::update::Update;
 use crate::rows::check_rows;
 use crate::{Element, Mat, MatMut, Profile, Result};
 
+pub use crate::syrk::PANEL_TOKENS;
+
 /// Rows of a change that are multiplied together, which bounds the memory of their products.
 const ROWS: usize = 512;
 /// Columns of these products: what lies below the diagonal of a block of this width is all that is multiplied in vain.
 const COLS: usize = 256;
-
-pub use crate::syrk::PANEL_TOKENS;
 
 /// H += x^T @ x, upper triangle only: x (T, N), h (N, N) row-major, of which elements below the diagonal are left alone.
 ///

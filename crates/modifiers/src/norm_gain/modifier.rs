@@ -2,7 +2,7 @@
 
 use compressed_tensors::target::{NamedModule, Patterns};
 use lifecycle::{
-    Division, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
+    Division, Divisors, Event, Fields, Modifier, ModuleStore, Place, Result, Sample, Settings, State, Tap, TapPoint,
     error::Error,
     recipe::{FieldKind, FieldSpec},
 };
@@ -16,6 +16,7 @@ use crate::{
     quantization::config::{read_fields, take_settings},
     smoothquant::{
         config::refuse_schedule,
+        divisors,
         modifier::{Parameter, norm_of},
     },
 };
@@ -29,6 +30,7 @@ pub struct NormGainModifier {
     /// The norm and what reads it, once they are known.
     place: Option<[String; 2]>,
     gain: Option<Gain>,
+    divisors: Vec<Divisors>,
     report: Option<Value>,
 }
 
@@ -66,7 +68,7 @@ impl NormGainModifier {
         let settings = take_settings(&mut own)?;
         refuse_schedule(&settings)?;
         let written = read_fields(own.clone())?;
-        Ok(Self { settings, fields: own, written, place: None, gain: None, report: None })
+        Ok(Self { settings, fields: own, written, place: None, gain: None, divisors: Vec::new(), report: None })
     }
 
     /// The norm and its reader in a model; none where it has none of the usual names, or where they are to stay as they are.
@@ -129,8 +131,12 @@ impl Modifier for NormGainModifier {
     }
 
     fn divisions(&self, model: &dyn ModuleStore) -> Result<Vec<Division>> {
-        let place = self.resolve(model)?.into_iter();
-        Ok(place.map(|[module, reader]| Division { module, balanced: vec![reader] }).collect())
+        // Nothing makes up for it: logits are to change.
+        Ok(self.writes(model)?.into_iter().map(|module| Division { module, balanced: Vec::new() }).collect())
+    }
+
+    fn take_divisors(&mut self) -> Vec<Divisors> {
+        std::mem::take(&mut self.divisors)
     }
 
     fn take_data(&mut self) -> Option<Value> {
@@ -161,8 +167,11 @@ impl Modifier for NormGainModifier {
             let reason = "a matrix, expected the weight of a norm".to_owned();
             return Err(crate::Error::from(ErrorKind::Mapping { smooth: norm, reason }).into());
         };
+        let before = weight.values.clone();
         let share = divide_norm(kind, &gain, &mut weight.values).map_err(|e| at(e.into()))?;
         weight.write(model)?;
+        let by = divisors(kind, &vec![share as f32; before.len()], &before, &weight.values)?;
+        self.divisors = vec![Divisors { module: norm.clone(), by }];
         self.report = Some(json!([{"norm": norm, "reader": reader, "tokens": gain.n_tokens(), "share": share}]));
         Ok(())
     }
